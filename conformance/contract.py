@@ -284,7 +284,7 @@ def explain(error: ValidationError, skip: int = 0) -> str:
 def _json_object(text: str) -> Mapping[str, Any]:
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ContractError(f"it is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise ContractError("it is not a JSON object")

@@ -285,7 +285,7 @@ class _Running:
                 env={**os.environ, _MARK: mark},
             )
         except OSError as error:
-            raise DriverError(f"{shlex.join(command)}: cannot be started: {error.strerror}") from None
+            raise DriverError(f"{command[0]}: cannot be started: {error.strerror}") from None
         return cls(process, command, mark)
 
     def _read_lines(self, pipe: IO[bytes]) -> None:
