@@ -55,6 +55,14 @@ class Security:
     bits: int
 
 
+class Refusal(enum.Enum):
+    """Why a client is not let in; each protocol has its own words for it."""
+
+    DENIED = "its address may not use the service"
+    ADDRESS_LIMIT = "its address has as many connections as one address may have"
+    SERVICE_LIMIT = "the service has as many connections as it may have"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What a session needs to know of its service's settings; replaced whole by a reload."""
