@@ -1,0 +1,76 @@
+"""What the kernel can do to keep a server apart and bound to its driver (Linux only).
+
+Owns: the few system calls that Python 3.11 has no names for: dying with the parent, and a mount namespace in
+which single files and folders are the server's own.  Used between fork and exec of a server, and therefore
+plain: no allocation of locks, no threads.  Knows nothing of any server.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_CLONE_NEWNS = 0x0002_0000  # linux/sched.h
+_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x4_0000  # linux/mount.h
+_MS_NOSUID, _MS_NODEV = 0x2, 0x4
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Mounts:
+    """What the server sees in other places than everybody else."""
+
+    files: Sequence[tuple[Path, Path]] = ()
+    """(ours, the path at which the server sees it); the path must exist."""
+    empty: Sequence[Path] = ()
+    """Folders that are empty, and its own, in memory."""
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.empty)
+
+
+def before_exec(parent: int, mounts: Mounts, death_signal: signal.Signals) -> Callable[[], None]:
+    """What a child does between fork and exec: `subprocess.Popen(preexec_fn=...)`.
+
+    ``parent`` is the pid of the process that forks; the child gets ``death_signal`` when that thread ends.
+    """
+
+    def prepare() -> None:
+        if mounts:
+            _check(_libc.unshare(_CLONE_NEWNS), "unshare")
+            _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount --make-rprivate /")
+            for ours, place in mounts.files:
+                _check(_libc.mount(bytes(ours), bytes(place), None, _MS_BIND, None), f"mount {place}")
+            for place in mounts.empty:
+                flags = _MS_NOSUID | _MS_NODEV
+                _check(_libc.mount(b"tmpfs", bytes(place), b"tmpfs", flags, b"mode=1777"), f"mount {place}")
+        _check(_libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0), "prctl")
+        if os.getppid() != parent:  # it died before the kernel knew that we care
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return prepare
+
+
+def mounts_allowed() -> bool:
+    """Whether this process may have mounts of its own; tried out in a child."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            before_exec(os.getppid(), Mounts(empty=(Path("/dev/shm"),)), signal.SIGKILL)()  # noqa: S108
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")

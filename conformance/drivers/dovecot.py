@@ -1,0 +1,360 @@
+"""The driver of Dovecot 2.3: IMAP and POP3 from a private instance; the system's own is left alone.
+
+Owns: what this Dovecot is declared to have, starting it in a folder of its own, reloading and stopping it.
+``dovecot_conf`` knows how settings are written, ``program`` how a driver talks.  What was measured, and why
+it is declared in this way, stands in docs/targets/dovecot.md.
+
+    python -m conformance.drivers.dovecot describe | run SCENARIO.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import grp
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from conformance import procfs
+from conformance.drivers import confine, dovecot_conf
+from conformance.drivers.asked import Asked, JsonObject, UnsupportedSetting
+from conformance.drivers.program import DriverFailed, main
+
+_SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"))
+_LIBEXEC = (Path("/usr/lib/dovecot"), Path("/usr/libexec/dovecot"), Path("/usr/local/libexec/dovecot"))
+_FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
+_HOSTS_ALLOW = Path("/etc/hosts.allow")
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the place itself, nothing is created there by name
+_INSTALL = "apt install dovecot-imapd dovecot-pop3d"
+
+_BEFORE_LOGIN = 180.0
+_AFTER_LOGIN = {"imap": 1800.0, "pop3": 600.0}
+"""Seconds; compiled in."""
+
+_CLOCK_RATE_MAX = 300
+_LONGEST_SOCKET_FOLDER = 80
+"""sun_path holds 108 bytes; Dovecot's longest name below its folder is about 25."""
+
+_STARTED_WITHIN = 10.0
+_RELOADED_WITHIN = 8.0
+_STOPPED_WITHIN = 8.0
+
+
+def _describe() -> dict[str, Any]:
+    root, faketime = os.geteuid() == 0, bool(glob.glob(_FAKETIME))
+    offers = [
+        "bind",
+        "ports",
+        "max_connections",
+        "max_connections_per_ip",
+        "explicit_tls",
+        "implicit_tls",
+        "certificate",
+        "require_tls_for_login",
+        "reload",
+        "seed_inbox",
+    ]
+    notes = [
+        "Sessions that logged in without TLS leave the count of max_connections and have a second one, of "
+        "the same size, among themselves.",
+        "max_connections_per_ip counts the sessions that one user has from one address.",
+        "A client whose address is the server's own counts as secured, with TLS or without.",
+    ]
+    if _restrictable():
+        offers.append("restrictions")
+    else:
+        notes.append("IP restrictions need root, /etc/hosts.allow and a mount namespace.")
+    if not faketime:
+        notes.append("A faster clock needs libfaketime: apt install faketime.")
+    if not root:
+        notes.append("Without root one user runs everything.")
+    absolute = {"seconds": _BEFORE_LOGIN, "fixed": True, "reset_by": "nothing"}
+    services: dict[str, Any] = {}
+    for name in dovecot_conf.PROTOCOLS:
+        services[name] = {
+            "offers": offers,
+            "limit": {"scope": "service", "surplus": "evict_oldest_unauthenticated", "recovery": 2},
+            "per_ip": {"stage": "login", "scope": "service"},
+            "tls": {"versions": ["1.2", "1.3"]},
+            "ipv6": True,
+            "restrictions": {"stage": "accept"},
+            "timers": {
+                "before_login": absolute,
+                "handshake": absolute,
+                "after_login": {"seconds": _AFTER_LOGIN[name], "fixed": True, "reset_by": "bytes"},
+                "trickle": {"seconds": None},
+            },
+            "defaults": {"idle_timeout": _AFTER_LOGIN[name]},
+            "login": {"by": "name"},
+            "notes": notes,
+        }
+    services["imap"]["timers"]["imap_idle"] = {"seconds": None}
+    return {
+        "format": 1,
+        "name": "Dovecot",
+        "version": _version(),
+        "services": services,
+        "clock_rate_max": _CLOCK_RATE_MAX if faketime else 1,
+    }
+
+
+def _version() -> str:
+    binary = shutil.which("dovecot", path=_SEARCH)
+    if binary is None:
+        return ""
+    printed = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+    return printed.split(" ", 1)[0].strip()
+
+
+def _restrictable() -> bool:
+    wrapper = any((folder / "tcpwrap").exists() for folder in _LIBEXEC)
+    return os.geteuid() == 0 and wrapper and _HOSTS_ALLOW.exists() and confine.mounts_allowed()
+
+
+class Dovecot:
+    """One private instance."""
+
+    def __init__(self) -> None:
+        self._description: dict[str, Any] | None = None
+        self._master: subprocess.Popen[bytes] | None = None
+        self._folder = Path()
+        self._borrowed: Path | None = None
+        self._place: dovecot_conf.Place | None = None
+        self._listening: frozenset[int] = frozenset()
+
+    def describe(self) -> JsonObject:
+        """What is declared of Dovecot; the version is empty where it is not installed."""
+        if self._description is None:
+            self._description = _describe()
+        return self._description
+
+    def start(self, asked: Asked) -> JsonObject:
+        """Start Dovecot and wait until every listener is open."""
+        binary = _installed(asked)
+        _require_free(asked, frozenset())
+        self._folder = asked.data / ".dovecot"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._place = self._choose_place(asked)
+        _require_searchable(self._folder)
+        files = dovecot_conf.files(asked, self._place)
+        conf = self._write(files)
+        self._seed(asked)
+        mounts, environment = self._surroundings(asked)
+        self._master = subprocess.Popen(
+            [binary, "-F", "-c", str(conf)],
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # stdout is for events
+            env=environment,
+            # The driver has one thread, now and always.
+            preexec_fn=confine.before_exec(os.getpid(), mounts, signal.SIGTERM),  # noqa: PLW1509
+        )
+        self._wait_for_listeners(asked)
+        return {
+            "pids": [self._master.pid],
+            "clock_rate": asked.clock_rate,
+            "timers": {service.name: _timers(service.name, asked.clock_rate) for service in asked.services},
+        }
+
+    def reload(self, asked: Asked) -> None:
+        """Have Dovecot read its files again, if doveconf finds nothing wrong with them."""
+        assert self._master is not None
+        assert self._place is not None
+        ours = frozenset(_login_processes(self._master.pid))
+        _require_free(asked, self._listening)
+        files = dovecot_conf.files(asked, self._place)
+        draft = self._folder / "draft.conf"
+        draft.write_text(files.dovecot_conf)
+        doveconf = shutil.which("doveconf", path=_SEARCH) or "doveconf"
+        checked = subprocess.run(
+            [doveconf, "-n", "-c", str(draft)], capture_output=True, text=True, check=False
+        )
+        if checked.returncode != 0:
+            raise DriverFailed(checked.stderr.strip())
+        self._write(files)
+        self._master.send_signal(signal.SIGHUP)
+        wanted = _ports(asked)
+        until = time.monotonic() + _RELOADED_WITHIN
+        while True:
+            opened = {port for _, port in procfs.listening()}
+            fresh = {name for pid, name in _login_processes(self._master.pid).items() if pid not in ours}
+            gone = self._listening - wanted
+            if wanted <= opened and not gone & opened and len(fresh) == len(asked.services):
+                break
+            if time.monotonic() > until or self._master.poll() is not None:
+                raise DriverFailed(
+                    f"Dovecot did not take up its new settings: {self.death() or 'it runs on'}"
+                )
+            time.sleep(0.005)
+        self._listening = wanted
+
+    def death(self) -> str | None:
+        """How the master process ended by itself."""
+        status = None if self._master is None else self._master.poll()
+        return None if status is None else f"dovecot ended by itself with status {status}"
+
+    def stop(self) -> None:
+        """End Dovecot in good order, or else by force."""
+        if self._master is not None:
+            family = procfs.children(self._master.pid)
+            with contextlib.suppress(ProcessLookupError):
+                self._master.terminate()
+            try:
+                self._master.wait(_STOPPED_WITHIN)
+            except subprocess.TimeoutExpired:
+                self._master.kill()
+                self._master.wait()
+            _end(family)
+            for kind in ("sem", "shm"):  # where no private /dev/shm was to be had
+                (_SHARED_MEMORY / f"faketime_{kind}_{self._master.pid}").unlink(missing_ok=True)
+            self._master = None
+        if self._borrowed is not None:
+            shutil.rmtree(self._borrowed, ignore_errors=True)
+            self._borrowed = None
+
+    def _choose_place(self, asked: Asked) -> dovecot_conf.Place:
+        sockets = self._folder / "run"
+        if len(os.fsencode(sockets)) > _LONGEST_SOCKET_FOLDER:
+            self._borrowed = Path(tempfile.mkdtemp(prefix="dovecot-"))
+            self._borrowed.chmod(0o755)
+            sockets = self._borrowed / "run"
+        root = os.geteuid() == 0
+        mail = pwd.getpwnam("nobody") if root else pwd.getpwuid(os.geteuid())
+        return dovecot_conf.Place(
+            sockets=sockets,
+            folder=self._folder,
+            data=asked.data,
+            mail_uid=mail.pw_uid,
+            mail_gid=mail.pw_gid,
+            user=mail.pw_name,
+            group=grp.getgrgid(mail.pw_gid).gr_name,
+            root=root,
+        )
+
+    def _write(self, files: dovecot_conf.Files) -> Path:
+        conf = self._folder / "dovecot.conf"
+        conf.write_text(files.dovecot_conf)
+        (self._folder / "users").write_text(files.users)
+        # In place, not by renaming: the server sees this file through a mount of it.
+        (self._folder / "hosts.allow").write_text(files.hosts_allow)
+        return conf
+
+    def _seed(self, asked: Asked) -> None:
+        assert self._place is not None
+        for account in asked.accounts:
+            maildir = asked.data / account.name
+            for folder in ("new", "cur", "tmp"):
+                (maildir / folder).mkdir(parents=True, exist_ok=True)
+            # Maildir sorts by name, and a name begins with the seconds of delivery.
+            first = int(time.time()) - len(account.inbox)
+            for position, message in enumerate(account.inbox):
+                shutil.copyfile(message, maildir / "new" / f"{first + position}.P{os.getpid()}.seed")
+            if self._place.root:
+                for path in (maildir, *maildir.rglob("*")):
+                    os.chown(path, self._place.mail_uid, self._place.mail_gid)
+
+    def _surroundings(self, asked: Asked) -> tuple[confine.Mounts, dict[str, str]]:
+        environment = {"PATH": _SEARCH, "TZ": os.environ.get("TZ", "UTC")}
+        own: list[Path] = []
+        if asked.clock_rate > 1:
+            environment["LD_PRELOAD"] = glob.glob(_FAKETIME)[0]
+            environment["FAKETIME"] = f"+0 x{asked.clock_rate:g}"
+            own.append(_SHARED_MEMORY)
+        if not confine.mounts_allowed():
+            return confine.Mounts(), environment
+        # Even where nothing is restricted yet: a reload may ask for it.
+        seen = [(self._folder / "hosts.allow", _HOSTS_ALLOW)] if _HOSTS_ALLOW.exists() else []
+        return confine.Mounts(files=seen, empty=own), environment
+
+    def _wait_for_listeners(self, asked: Asked) -> None:
+        assert self._master is not None
+        wanted, until = _ports(asked), time.monotonic() + _STARTED_WITHIN
+        while not wanted <= {port for _, port in procfs.listening()}:
+            if (death := self.death()) is not None:
+                raise DriverFailed(f"{death} before it listened")
+            if time.monotonic() > until:
+                raise DriverFailed(f"dovecot does not listen within {_STARTED_WITHIN:g} s")
+            time.sleep(0.002)
+        self._listening = wanted
+
+
+def _installed(asked: Asked) -> str:
+    binary = shutil.which("dovecot", path=_SEARCH)
+    for service in asked.services:
+        if binary is None or not any((folder / f"{service.name}-login").exists() for folder in _LIBEXEC):
+            raise UnsupportedSetting(f"services.{service.name}", f"Dovecot is not installed: {_INSTALL}")
+    if binary is None:
+        raise UnsupportedSetting("services", f"Dovecot is not installed: {_INSTALL}")
+    return binary
+
+
+def _require_free(asked: Asked, ours: frozenset[int]) -> None:
+    """A port that somebody else holds is an error before anything is started."""
+    for service in asked.services:
+        for port in {*service.ports, *service.implicit_tls_ports} - ours:
+            for name in service.bind:
+                try:
+                    address = ip_address(name)
+                except ValueError:
+                    address = None
+                if procfs.occupied(address, port):
+                    raise DriverFailed(f"port {port} ({service.name}) on {name} is in use already")
+
+
+def _require_searchable(folder: Path) -> None:
+    """Dovecot's processes run as several users, and all have to come this far."""
+    if os.geteuid() != 0:
+        return
+    folder.chmod(0o755)
+    for parent in folder.resolve().parents:
+        if not parent.stat().st_mode & stat.S_IXOTH:
+            raise DriverFailed(f"{parent}: Dovecot's users cannot pass here: chmod o+x {parent}")
+
+
+def _ports(asked: Asked) -> frozenset[int]:
+    return frozenset(
+        port for service in asked.services for port in (*service.ports, *service.implicit_tls_ports)
+    )
+
+
+def _timers(service: str, rate: float) -> dict[str, float | None]:
+    timers: dict[str, float | None] = {
+        "before_login": _BEFORE_LOGIN / rate,
+        "handshake": _BEFORE_LOGIN / rate,
+        "after_login": _AFTER_LOGIN[service] / rate,
+        "trickle": None,
+    }
+    return {**timers, "imap_idle": None} if service == "imap" else timers
+
+
+def _login_processes(master: int) -> dict[int, str]:
+    return {child.pid: child.name for child in procfs.children(master) if child.name.endswith("-login")}
+
+
+def _end(family: list[procfs.Process]) -> None:
+    """Make sure that what the master had started is gone as well."""
+    until = time.monotonic() + 1.0
+    while left := [each for each in family if _still_runs(each)]:
+        if time.monotonic() > until:
+            for each in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each.pid, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def _still_runs(known: procfs.Process) -> bool:
+    now = procfs.process(known.pid)
+    return now is not None and now.started == known.started and now.runs
+
+
+if __name__ == "__main__":
+    sys.exit(main(Dovecot(), sys.argv[1:]))
