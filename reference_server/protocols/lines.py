@@ -1,12 +1,12 @@
 """Cut what a client sends into lines, within bounds.
 
-Owns: the octets that a session has received and not yet used, and the rule that a line ends with CRLF.  Knows no
-command, no state and no reply: an over-long or wrongly ended line is reported, and the session says what it
-thinks of that in its own protocol.
+Owns: the octets that a session has received and not yet used, and the rule that a line ends with CRLF.  Knows
+no command, no state and no reply: an over-long or wrongly ended line is reported, and the session says what
+it thinks of that in its own protocol.
 
-Whole lines that arrive in one piece are found by one search and copied once.  A line that arrives octet by octet
-costs the same a line, not its square: what has been searched is put aside and never searched again.  Never more
-than ``limit`` octets of an unfinished line are kept, however long it becomes.
+Whole lines that arrive in one piece are found by one search and copied once.  A line that arrives octet by
+octet costs its length, not the square of it: what has been searched is put aside and never searched again.
+Of an unfinished line never more than one piece beyond ``limit`` octets is kept, however long it becomes.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class LineReader:
         return Flaw.BARE_LF
 
     def take(self, most: int | None = None) -> bytes:
-        """Up to ``most`` octets (all, if None) of what is there, whatever they are: a literal, a message text.
+        """Up to ``most`` octets (all, if None) of what is there, whatever they are: a literal, a text.
 
         Only to be asked for where a line ended, so that no part of one has been put aside.
         """

@@ -1,8 +1,8 @@
 """The SASL exchanges by which a client gives name and password: PLAIN (RFC 4616) and LOGIN.
 
-Owns: what is in the client's responses, base64 included, because SMTP, POP3 and IMAP wrap them all alike.  Knows
-nothing of replies, of TLS or of who has an account: the session decides whether a mechanism may be used now, puts
-its protocol's ``334 ``, ``+ `` around a challenge, and asks the mail store about the credentials.
+Owns: what is in the client's responses, base64 included, because SMTP, POP3 and IMAP wrap them all alike.
+Knows nothing of replies, of TLS or of who has an account: the session decides whether a mechanism may be used
+now, puts its protocol's ``334 `` or ``+ `` before a challenge, and asks the mail store about the credentials.
 
 A session keeps an :class:`Exchange` from the command that names the mechanism to the first step that is not a
 :class:`Challenge`:
