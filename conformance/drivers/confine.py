@@ -1,8 +1,9 @@
 """What the kernel can do to keep a server apart and bound to its driver (Linux only).
 
 Owns: the few system calls that Python 3.11 has no names for: dying with the parent, and a mount namespace in
-which single files and folders are the server's own.  Used between fork and exec of a server, and therefore
-plain: no allocation of locks, no threads.  Knows nothing of any server.
+which single files and folders are the server's own; and the watchdog that ends a server's process group when
+the driver is gone.  Used between fork and exec, and therefore plain: no locks, no threads.  Knows nothing of
+any server.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ class Mounts:
         return bool(self.files or self.empty)
 
 
-def before_exec(parent: int, mounts: Mounts, death_signal: signal.Signals) -> Callable[[], None]:
-    """What a child does between fork and exec: `subprocess.Popen(preexec_fn=...)`.
+def before_exec(parent: int, mounts: Mounts) -> Callable[[], None]:
+    """What a server's first process does between fork and exec: `subprocess.Popen(preexec_fn=...)`.
 
-    ``parent`` is the pid of the process that forks; the child gets ``death_signal`` when that thread ends.
+    It becomes the leader of a process group, sees ``mounts``, and is killed when ``parent``, the process that
+    forks it, ends.  That alone is not enough: what it starts in turn would stay, see `watch_over`.
     """
 
     def prepare() -> None:
+        os.setpgrp()
         if mounts:
             _check(_libc.unshare(_CLONE_NEWNS), "unshare")
             _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount --make-rprivate /")
@@ -50,7 +53,7 @@ def before_exec(parent: int, mounts: Mounts, death_signal: signal.Signals) -> Ca
             for place in mounts.empty:
                 flags = _MS_NOSUID | _MS_NODEV
                 _check(_libc.mount(b"tmpfs", bytes(place), b"tmpfs", flags, b"mode=1777"), f"mount {place}")
-        _check(_libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0), "prctl")
+        _check(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl")
         if os.getppid() != parent:  # it died before the kernel knew that we care
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -63,11 +66,39 @@ def mounts_allowed() -> bool:
     if child == 0:
         status = 1
         try:
-            before_exec(os.getppid(), Mounts(empty=(Path("/dev/shm"),)), signal.SIGKILL)()  # noqa: S108
+            before_exec(os.getppid(), Mounts(empty=(Path("/dev/shm"),)))()  # noqa: S108
             status = 0
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def watch_over(group: int) -> int:
+    """Start a watchdog that kills a process group as soon as this process is gone, however it went.
+
+    The watchdog joins the group, so that whoever kills that on purpose ends the watchdog as well.  Returns
+    its pid, for `os.waitpid`.
+    """
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child != 0:
+        os.close(ours)
+        os.set_inheritable(theirs, False)  # it stays open, and unused, for as long as this process lives
+        return child
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        os.setpgid(0, group)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for inherited in (0, 1, 2):
+            os.dup2(nothing, inherited)
+        os.dup2(ours, 3)
+        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        os.read(3, 1)
+        os.killpg(group, signal.SIGKILL)
+    finally:
+        os._exit(1)
 
 
 def _check(result: int, what: str) -> None:

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ _LONGEST_SOCKET_FOLDER = 80
 
 _STARTED_WITHIN = 10.0
 _RELOADED_WITHIN = 8.0
-_STOPPED_WITHIN = 8.0
+_ENDED_WITHIN = 1.0
+"""Seconds."""
 
 
 def _describe() -> dict[str, Any]:
@@ -127,6 +129,7 @@ class Dovecot:
     def __init__(self) -> None:
         self._description: dict[str, Any] | None = None
         self._master: subprocess.Popen[bytes] | None = None
+        self._watchdog: int | None = None
         self._folder = Path()
         self._borrowed: Path | None = None
         self._place: dovecot_conf.Place | None = None
@@ -156,8 +159,9 @@ class Dovecot:
             stdout=2,  # stdout is for events
             env=environment,
             # The driver has one thread, now and always.
-            preexec_fn=confine.before_exec(os.getpid(), mounts, signal.SIGTERM),  # noqa: PLW1509
+            preexec_fn=confine.before_exec(os.getpid(), mounts),  # noqa: PLW1509
         )
+        self._watchdog = confine.watch_over(self._master.pid)
         self._wait_for_listeners(asked)
         return {
             "pids": [self._master.pid],
@@ -203,20 +207,29 @@ class Dovecot:
         return None if status is None else f"dovecot ended by itself with status {status}"
 
     def stop(self) -> None:
-        """End Dovecot in good order, or else by force."""
+        """End Dovecot, the sessions with their farewells.
+
+        A master that is told to stop leaves processes with clients behind, for 10 s and more; an init system
+        then sends SIGTERM to all that is left.  So does this, in an order in which the farewell of a session
+        still finds the login process that encrypts it.
+        """
         if self._master is not None:
-            family = procfs.children(self._master.pid)
             with contextlib.suppress(ProcessLookupError):
                 self._master.terminate()
-            try:
-                self._master.wait(_STOPPED_WITHIN)
-            except subprocess.TimeoutExpired:
-                self._master.kill()
-                self._master.wait()
-            _end(family)
+            _terminate(self._master.pid, lambda name: name in dovecot_conf.PROTOCOLS)
+            _terminate(self._master.pid, lambda name: name.endswith("-login"))
+            # The rest keeps nothing that anybody wants, and would take a second to say so.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._master.pid, signal.SIGKILL)
+            self._master.wait()
+            group = self._master.pid
+            _await_end(lambda each: each.group == group)
             for kind in ("sem", "shm"):  # where no private /dev/shm was to be had
                 (_SHARED_MEMORY / f"faketime_{kind}_{self._master.pid}").unlink(missing_ok=True)
             self._master = None
+        if self._watchdog is not None:
+            os.waitpid(self._watchdog, 0)
+            self._watchdog = None
         if self._borrowed is not None:
             shutil.rmtree(self._borrowed, ignore_errors=True)
             self._borrowed = None
@@ -340,20 +353,20 @@ def _login_processes(master: int) -> dict[int, str]:
     return {child.pid: child.name for child in procfs.children(master) if child.name.endswith("-login")}
 
 
-def _end(family: list[procfs.Process]) -> None:
-    """Make sure that what the master had started is gone as well."""
-    until = time.monotonic() + 1.0
-    while left := [each for each in family if _still_runs(each)]:
-        if time.monotonic() > until:
-            for each in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(each.pid, signal.SIGKILL)
-        time.sleep(0.005)
+def _terminate(group: int, chosen: Callable[[str], bool]) -> None:
+    """Ask some processes of a group to end, by their names, and give them a second."""
+    asked = [each for each in procfs.processes() if each.group == group and chosen(each.name)]
+    for each in asked:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each.pid, signal.SIGTERM)
+    pids = {each.pid for each in asked}
+    _await_end(lambda each: each.group == group and each.pid in pids)
 
 
-def _still_runs(known: procfs.Process) -> bool:
-    now = procfs.process(known.pid)
-    return now is not None and now.started == known.started and now.runs
+def _await_end(concerned: Callable[[procfs.Process], bool]) -> None:
+    until = time.monotonic() + _ENDED_WITHIN
+    while time.monotonic() < until and any(each.runs and concerned(each) for each in procfs.processes()):
+        time.sleep(0.002)
 
 
 if __name__ == "__main__":
