@@ -27,11 +27,11 @@ from reference_server.protocols import sasl
 from reference_server.protocols.lines import Flaw, Line, LineReader
 from reference_server.protocols.smtp_grammar import (
     BadSyntax,
-    Path,
     client_name,
     mail_argument,
     rcpt_argument,
 )
+from reference_server.protocols.smtp_recipients import no_recipient, recipient
 from reference_server.protocols.smtp_text import IncomingText, Trace
 from reference_server.session import (
     Action,
@@ -116,7 +116,7 @@ class SmtpSession:
         self._policy = policy
         self._store = store
         self._lines = LineReader(sasl.LINE_LIMIT)
-        self._peer: Peer | None = None
+        self._peer: Peer  # known from ``connected`` on, which comes before anything else
         self._security: Security | None = None
         self._state = State.START
         self._client = ""
@@ -291,8 +291,8 @@ class SmtpSession:
         mechanism = sasl.Mechanism.named(words[0])
         if mechanism is None:
             return b"504 5.5.4 PLAIN and LOGIN are the mechanisms here\r\n"
-        self._exchange = sasl.Exchange(mechanism)
-        return self._login_step(self._exchange.begin(words[1] if len(words) == 2 else None))
+        exchange = sasl.Exchange(mechanism)
+        return self._login_step(exchange, exchange.begin(words[1] if len(words) == 2 else None))
 
     def mail(self, rest: bytes) -> _Outcome:
         envelope = mail_argument(rest)
@@ -304,9 +304,9 @@ class SmtpSession:
 
     def rcpt(self, rest: bytes) -> _Outcome:
         path = rcpt_argument(rest)
-        account = self._account_of(path)
+        account = recipient(self._store, self._policy.hostname, path)
         if account is None:
-            return self._no_such_recipient(path)
+            return no_recipient(self._store, self._policy.hostname, path, logged_in=self._account is not None)
         if self._recipients is None:
             self._recipients = {}
         elif len(self._recipients) >= MAX_RECIPIENTS and account.name not in self._recipients:
@@ -352,17 +352,17 @@ class SmtpSession:
         exchange = self._exchange
         assert exchange is not None
         self._state = State.READY
-        if isinstance(line, Flaw):
-            self._exchange = None
-            return _BAD_RESPONSE[line]
-        return self._login_step(exchange.respond(line))
-
-    def _login_step(self, step: sasl.Step) -> _Outcome:
-        if isinstance(step, sasl.Challenge):
-            self._state = State.LOGIN
-            return b"334 %s\r\n" % step.text
         self._exchange = None
+        if isinstance(line, Flaw):
+            return _BAD_RESPONSE[line]
+        return self._login_step(exchange, exchange.respond(line))
+
+    def _login_step(self, exchange: sasl.Exchange, step: sasl.Step) -> _Outcome:
         match step:
+            case sasl.Challenge(text):
+                self._state = State.LOGIN
+                self._exchange = exchange
+                return b"334 %s\r\n" % text
             case sasl.Credentials(name, password):
                 self._state = State.VERIFYING
                 return _Then(b"", Perform(partial(self._store.authenticate, name, password), self._verified))
@@ -393,28 +393,6 @@ class SmtpSession:
         self._state = State.READY
         self._reset()  # RFC 5321 4.1.4: as if RSET had been said
 
-    def _account_of(self, path: Path) -> Account | None:
-        if path.domain:
-            return self._store.recipient(path.address)
-        # RFC 5321 4.5.1: a Postmaster without a domain is the one of this host.
-        store = self._store
-        return store.recipient(f"postmaster@{self._policy.hostname}") or store.recipient("postmaster")
-
-    def _no_such_recipient(self, path: Path) -> bytes:
-        if self._is_ours(path.domain):
-            return b"550 5.1.1 there is no such mailbox here\r\n"
-        if self._account is not None:
-            return b"550 5.7.1 this server does not relay, not even for those who are logged in\r\n"
-        return b"550 5.7.1 this server does not relay to other domains\r\n"
-
-    def _is_ours(self, domain: str) -> bool:
-        # RFC 5321 4.5.1: every domain that has mail here has a postmaster here.
-        return (
-            not domain
-            or domain.lower() == self._policy.hostname.lower()
-            or self._store.recipient(f"postmaster@{domain}") is not None
-        )
-
     def _text_arrived(self) -> _Outcome | None:
         text = self._text
         assert text is not None
@@ -436,7 +414,9 @@ class SmtpSession:
             return _DELIVERED
         self._state = State.DELIVERING
         only = accounts[0].address if len(accounts) == 1 else None
-        trace = Trace(sender, self._client, self._address, self._policy.hostname, self._transmission, only)
+        trace = Trace(
+            sender, self._client, str(self._peer.address), self._policy.hostname, self._transmission, only
+        )
         return _Then(b"", Perform(partial(_deliver, self._store, accounts, trace, text), self._delivered))
 
     def _delivered(self, _result: object) -> Actions:
@@ -467,11 +447,6 @@ class SmtpSession:
     @property
     def _hostname(self) -> bytes:
         return self._policy.hostname.encode("ascii", "replace")
-
-    @property
-    def _address(self) -> str:
-        assert self._peer is not None
-        return str(self._peer.address)
 
     @property
     def _transmission(self) -> str:
