@@ -219,6 +219,10 @@ class DriverProcess:
             raise self._running.error(f"answered {event.event} to SIGHUP, not reloaded")
         return event
 
+    def close_stdin(self) -> None:
+        """What happens when the suite is gone; the driver has to stop then."""
+        self._running.close_stdin()
+
     def stop(self, *, within: float = STOPPED_WITHIN) -> None:
         """End the driver and whatever it started.
 
@@ -316,9 +320,7 @@ class _Running:
         try:
             return read_event(text)
         except ContractError as error:
-            raise self.error(
-                f"printed {_excerpt(text)}, which the contract does not allow: {error}"
-            ) from None
+            raise self.error(f"printed {_excerpt(text)}, which the contract does not allow: {error}") from None
 
     def all_lines(self, within: float) -> list[bytes]:
         """Everything it prints until it closes its output."""

@@ -53,7 +53,7 @@ _ENDED_WITHIN = 1.0
 
 
 def _describe() -> dict[str, Any]:
-    root, faketime = os.geteuid() == 0, bool(glob.glob(_FAKETIME))
+    root, faster = os.geteuid() == 0, faketime() is not None
     offers = [
         "bind",
         "ports",
@@ -76,7 +76,7 @@ def _describe() -> dict[str, Any]:
         offers.append("restrictions")
     else:
         notes.append("IP restrictions need root, /etc/hosts.allow and a mount namespace.")
-    if not faketime:
+    if not faster:
         notes.append("A faster clock needs libfaketime: apt install faketime.")
     if not root:
         notes.append("Without root one user runs everything.")
@@ -106,8 +106,13 @@ def _describe() -> dict[str, Any]:
         "name": "Dovecot",
         "version": _version(),
         "services": services,
-        "clock_rate_max": _CLOCK_RATE_MAX if faketime else 1,
+        "clock_rate_max": _CLOCK_RATE_MAX if faster else 1,
     }
+
+
+def faketime() -> Path | None:
+    """The library that makes a program's clock run faster, where it is installed."""
+    return next((Path(each) for each in sorted(glob.glob(_FAKETIME))), None)
 
 
 def _version() -> str:
@@ -179,9 +184,7 @@ class Dovecot:
         draft = self._folder / "draft.conf"
         draft.write_text(files.dovecot_conf)
         doveconf = shutil.which("doveconf", path=_SEARCH) or "doveconf"
-        checked = subprocess.run(
-            [doveconf, "-n", "-c", str(draft)], capture_output=True, text=True, check=False
-        )
+        checked = subprocess.run([doveconf, "-n", "-x", "-c", str(draft)], capture_output=True, text=True, check=False)
         if checked.returncode != 0:
             raise DriverFailed(checked.stderr.strip())
         self._write(files)
@@ -195,9 +198,7 @@ class Dovecot:
             if wanted <= opened and not gone & opened and len(fresh) == len(asked.services):
                 break
             if time.monotonic() > until or self._master.poll() is not None:
-                raise DriverFailed(
-                    f"Dovecot did not take up its new settings: {self.death() or 'it runs on'}"
-                )
+                raise DriverFailed(f"Dovecot did not take up its new settings: {self.death() or 'it runs on'}")
             time.sleep(0.005)
         self._listening = wanted
 
@@ -278,8 +279,8 @@ class Dovecot:
     def _surroundings(self, asked: Asked) -> tuple[confine.Mounts, dict[str, str]]:
         environment = {"PATH": _SEARCH, "TZ": os.environ.get("TZ", "UTC")}
         own: list[Path] = []
-        if asked.clock_rate > 1:
-            environment["LD_PRELOAD"] = glob.glob(_FAKETIME)[0]
+        if asked.clock_rate > 1 and (library := faketime()) is not None:
+            environment["LD_PRELOAD"] = str(library)
             environment["FAKETIME"] = f"+0 x{asked.clock_rate:g}"
             own.append(_SHARED_MEMORY)
         if not confine.mounts_allowed():
@@ -334,9 +335,7 @@ def _require_searchable(folder: Path) -> None:
 
 
 def _ports(asked: Asked) -> frozenset[int]:
-    return frozenset(
-        port for service in asked.services for port in (*service.ports, *service.implicit_tls_ports)
-    )
+    return frozenset(port for service in asked.services for port in (*service.ports, *service.implicit_tls_ports))
 
 
 def _timers(service: str, rate: float) -> dict[str, float | None]:

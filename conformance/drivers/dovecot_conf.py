@@ -58,8 +58,7 @@ def files(asked: Asked, place: Place) -> Files:
     return Files(
         dovecot_conf="\n".join(_conf(asked, place)) + "\n",
         users="".join(
-            f"{account.name}:{{PLAIN.HEX}}{account.password.encode().hex()}::::::\n"
-            for account in asked.accounts
+            f"{account.name}:{{PLAIN.HEX}}{account.password.encode().hex()}::::::\n" for account in asked.accounts
         ),
         hosts_allow="".join(line + "\n" for service in asked.services for line in _tcp_wrapper(service)),
     )
