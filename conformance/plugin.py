@@ -1,0 +1,278 @@
+"""The suite as pytest sees it: options, collection, fixtures, verdicts.
+
+Owns: every pytest hook and fixture, and :func:`certify`, which runs pytest on the packaged checks.  Nothing here
+judges a server.  The plugin is loaded into every pytest run of an environment that has listenspec installed; it
+imports and does next to nothing until a check is collected.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conformance.check import Channel
+    from conformance.report.model import Result
+    from conformance.report.terminal import LiveProgress
+    from conformance.suite import Case, Suite
+    from conformance.transcript import Transcript
+    from conformance.visit import Endpoint
+    from conformance.watch import Seen
+
+CHECKS = "conformance.checks"
+INI = Path(__file__).parent / "checks" / "pytest.ini"
+
+_suite: pytest.StashKey[Suite] = pytest.StashKey()
+_transcript: pytest.StashKey[Transcript] = pytest.StashKey()
+_begun: pytest.StashKey[bool] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("listenspec", "listenspec: conformance of listening mail services")
+    group.addoption("--target", metavar="NAME", help="implementation to examine (default: reference)")
+    group.addoption("--driver", metavar="'CMD ARGS'", help="driver program of another implementation")
+    group.addoption("--service", action="append", default=[], metavar="NAME", help="examine only this service")
+    group.addoption("--family", action="append", default=[], metavar="LIM", help="examine only this family")
+    group.addoption("--only", action="append", default=[], metavar="ID", help="examine only this result id")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "listenspec: a conformance check")
+
+
+# -- collection ------------------------------------------------------------------------------------------------------
+
+
+def _suite_of(config: pytest.Config) -> Suite:
+    """The run's suite, made at the first check that is collected."""
+    if _suite not in config.stash:
+        from conformance.suite import DriverError, Selection, Suite, UsageError
+
+        options = config.option
+        selection = Selection(tuple(options.service), tuple(options.family), tuple(options.only))
+        try:
+            config.stash[_suite] = Suite.create(options.target, options.driver, selection)
+        except (UsageError, DriverError) as error:
+            raise pytest.UsageError(str(error)) from None
+    return config.stash[_suite]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    check = getattr(metafunc.function, "listenspec_check", None)
+    if check is None:
+        return
+    cases = list(_suite_of(metafunc.config).cases(check))
+    metafunc.parametrize("endpoint", cases, indirect=True, ids=[case.id for case in cases])
+
+
+def _case_of(item: pytest.Item) -> Case | None:
+    from conformance.suite import Case
+
+    callspec = getattr(item, "callspec", None)
+    case = callspec.params.get("endpoint") if callspec is not None else None
+    return case if isinstance(case, Case) else None
+
+
+def _is_check(item: pytest.Item) -> bool:
+    return hasattr(getattr(item, "function", None), "listenspec_check")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    checks = [item for item in items if _is_check(item)]
+    if not checks:
+        return
+    # A check that has nothing to examine in this target was given an empty parameter set by pytest.
+    examined = [item for item in checks if _case_of(item) is not None]
+    others = [item for item in items if not _is_check(item)]
+    distributed = "PYTEST_XDIST_WORKER" in os.environ
+    for item in examined:
+        case = _case_of(item)
+        assert case is not None
+        group = "idle" if case.check.watches else case.check.scenario
+        item.add_marker(pytest.mark.xdist_group(group))
+
+    def order(item: pytest.Item) -> tuple[bool, str]:
+        case = _case_of(item)
+        assert case is not None
+        # Alone, what only collects observations comes last; on several workers one of them begins with it.
+        waits = bool(case.check.watches)
+        return (not waits if distributed else waits), case.check.scenario
+
+    items[:] = [*others, *sorted(examined, key=order)]
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each scenario's server is used by one worker: a limit can be filled only by one check at a time."""
+    if config.option.target or config.option.driver or config.pluginmanager.hasplugin("listenspec-certify"):
+        from xdist.scheduler import LoadGroupScheduling
+
+        config.option.loadgroup = True
+        return LoadGroupScheduling(config, log)
+    return None
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    config = session.config
+    if _suite not in config.stash or config.option.collectonly:
+        return
+    suite = config.stash[_suite]
+    cases = [case for item in session.items if (case := _case_of(item)) is not None]
+    if config.option.only and (missing := set(config.option.only) - {case.id for case in cases}):
+        raise pytest.UsageError(f"no such result for this target: {', '.join(sorted(missing))}")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # which checks this worker gets is not known yet
+    suite.target.prepare(suite.scenarios(cases))
+    suite.observatory.begin(suite.keys(cases))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """On a worker: the first check that reads observations begins all of them."""
+    config = item.config
+    case = _case_of(item) if _is_check(item) else None
+    if case is None or not case.check.watches or _begun in config.stash:
+        return
+    config.stash[_begun] = True
+    suite = config.stash[_suite]
+    suite.observatory.begin(suite.keys(c for i in item.session.items if (c := _case_of(i)) is not None))
+
+
+# -- fixtures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def endpoint(request: pytest.FixtureRequest) -> Iterator[Endpoint]:
+    """The service and channel that a check examines, under the scenario that it names."""
+    suite = request.config.stash[_suite]
+    transcript = request.node.stash[_transcript] = suite.transcript()
+    found = suite.endpoint(request.param, transcript)
+    yield found
+    found.close_all()
+
+
+@pytest.fixture
+def observed(request: pytest.FixtureRequest, endpoint: Endpoint) -> Callable[..., Seen]:
+    """What the observers saw of the endpoint, by the name of the watch and, where it matters, the channel."""
+    suite = request.config.stash[_suite]
+
+    def collect(name: str, channel: Channel | None = None) -> Seen:
+        return suite.collect(name, endpoint.through(channel) if channel is not None else endpoint)
+
+    return collect
+
+
+@pytest.fixture
+def elsewhere(request: pytest.FixtureRequest, endpoint: Endpoint) -> Callable[[str], Endpoint]:
+    """The same service and channel under another scenario, by its name."""
+    suite = request.config.stash[_suite]
+    return lambda scenario: suite.endpoint_elsewhere(scenario, endpoint)
+
+
+# -- verdicts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome: Any = yield
+    case = _case_of(item) if _is_check(item) else None
+    if case is None or call.when == "teardown" or (call.when == "setup" and call.excinfo is None):
+        return
+    from conformance.report.model import Verdict
+
+    suite = item.config.stash[_suite]
+    error = call.excinfo.value if call.excinfo is not None else None
+    result = suite.result(case, error, call.duration, item.stash.get(_transcript, None))
+    if result.verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.ERROR):
+        suite.target.discard(case.check.scenario)
+    report: pytest.TestReport = outcome.get_result()
+    report.listenspec = result.to_dict()  # type: ignore[attr-defined]
+    match result.verdict:
+        case Verdict.PASS:
+            pass
+        case Verdict.LATITUDE:
+            report.outcome, report.longrepr = "passed", None
+        case Verdict.NOT_OFFERED | Verdict.NOT_ASSESSABLE:
+            report.outcome = "skipped"
+            report.longrepr = (str(item.path), 0, f"{result.verdict}: {result.reason}")
+        case Verdict.ERROR:
+            pass  # the traceback is what is wanted
+        case _:
+            from conformance.report.terminal import explain
+
+            report.outcome, report.longrepr = "failed", explain(result)
+
+
+def pytest_report_teststatus(report: Any) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    found = getattr(report, "listenspec", None)
+    if found is None or found["verdict"] in ("pass", "fail"):
+        return None
+    verdict = found["verdict"]
+    category = {"latitude": "latitude", "inconclusive": "inconclusive", "error": "error"}.get(verdict, "skipped")
+    return category, verdict[0], (verdict.upper(), {"yellow": True})
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _suite in config.stash:
+        for complaint in config.stash[_suite].close():
+            config.issue_config_time_warning(pytest.PytestWarning(complaint), 2)
+
+
+# -- certify ---------------------------------------------------------------------------------------------------------
+
+
+class _Certification:
+    """Stands in for pytest's terminal: takes the results as they come, and what went wrong besides."""
+
+    def __init__(self, suite: Suite, progress: LiveProgress, on_result: Callable[[Result], None]) -> None:
+        self.suite = suite
+        self.progress = progress
+        self.on_result = on_result
+        self.troubles: list[str] = []
+        self._preflight = ThreadPoolExecutor(1)
+        self._honest = self._preflight.submit(suite.target.check_honesty)
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.stash[_suite] = self.suite
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Nothing is examined through a driver that lies, or for a server that does not start at all."""
+        from conformance.suite import DriverError, Unavailable
+
+        self.progress.started(self.suite.target.description.name, len(session.items))
+        try:
+            self._honest.result()
+            self.suite.target.site("general")
+        except (DriverError, Unavailable) as error:
+            self.troubles.append(str(error))
+            return True
+        return None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        found = getattr(report, "listenspec", None)
+        if found is not None:
+            from conformance.report.model import Result
+
+            self.on_result(Result.from_dict(found))
+        elif report.failed:
+            self.troubles.append(f"{report.nodeid}: {report.longreprtext}")
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.troubles.append(report.longreprtext)
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        self.troubles.append(str(excrepr))
+
+    def close(self) -> None:
+        """End what was begun here."""
+        self._preflight.shutdown()
+        self.troubles += self.suite.close()

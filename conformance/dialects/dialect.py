@@ -1,0 +1,93 @@
+"""What every dialect can do, whatever its protocol.
+
+Owns: the vocabulary shared by the dialects.  Knows no protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from conformance.wire import Wire
+from reference_server.settings import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """An account of the server under test."""
+
+    name: str
+    password: str
+    address: str
+    login_by: str = "name"
+
+    @property
+    def login(self) -> str:
+        """What to sign in with."""
+        return self.address if self.login_by == "address" else self.name
+
+
+class NotServed(Exception):
+    """The server answered, and the answer is that it does not serve this client."""
+
+    def __init__(self, reply: bytes) -> None:
+        super().__init__(reply.decode("utf-8", "backslashreplace").strip())
+        self.reply = reply
+
+
+class Malformed(Exception):
+    """The server said something that is no sentence of its protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A point of a session at which a client can fall silent.
+
+    ``enter`` brings a served session there; the last thing it does is send the client's last octet.  ``timer`` is the
+    clock that runs there, in the contract's words; ``title`` names the stage in a report.
+    """
+
+    title: str
+    timer: str
+    enter: Callable[[Wire, Credentials], None]
+
+
+class Dialect(Protocol):
+    """One protocol as the suite speaks it.  Every method may raise ``Ended`` or ``Silent`` of the wire."""
+
+    service: Service
+    stages: Mapping[str, Stage]
+
+    def greeting(self, wire: Wire, patience: float) -> bytes:
+        """Read the greeting.  Raises :class:`NotServed` when it is a refusal."""
+
+    def act(self, wire: Wire) -> None:
+        """The positive protocol act.  Raises :class:`NotServed`."""
+
+    def capabilities(self, wire: Wire) -> frozenset[str]:
+        """What the server says it can do, in capitals, a word or line an entry."""
+
+    def offers_tls(self, wire: Wire) -> bool:
+        """Whether explicit TLS is advertised."""
+
+    def ask_tls(self, wire: Wire) -> bytes | None:
+        """Ask for explicit TLS: None when the server agrees, its reply when it does not."""
+
+    def probe(self, wire: Wire) -> None:
+        """Ask something innocent and require its answer: the session can still act.  Raises :class:`NotServed`."""
+
+    def begin(self, wire: Wire) -> None:
+        """Send the beginning of a request, without its end."""
+
+    def login(self, wire: Wire, credentials: Credentials) -> None:
+        """Sign in.  Raises :class:`NotServed` when that is refused."""
+
+    def goodbye(self, wire: Wire) -> None:
+        """Take leave and read the answer; the server closes afterwards."""
+
+    def is_farewell(self, said: bytes) -> bool:
+        """Whether the last words of a connection that timed out contain the protocol's farewell."""
+
+    def ask_much(self, wire: Wire) -> bytes:
+        """Requests whose answers together are far longer than what was asked."""

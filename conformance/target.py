@@ -1,0 +1,259 @@
+"""The implementation under examination: its servers, one a scenario, and the doors through which they are reached.
+
+Owns: setting up a scenario (ports, certificate, credentials, folders), starting it on first use through its driver,
+side by side with others, and stopping everything at the end.  Knows nothing of requirements or verdicts;
+what a client does at a door is :mod:`conformance.visit`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from certs import Authority
+from conformance.contract import DeclaredService, Description, Ready, Unsupported
+from conformance.dialects import DIALECTS
+from conformance.dialects.dialect import Credentials
+from conformance.driver_process import DriverError, DriverProcess, DriverRefused, describe, is_believable
+from conformance.scenarios import SCENARIOS, Scenario
+from conformance.wire import Occupied, Reservation, has_ipv6
+from reference_server.settings import Service
+
+#: Ports are taken from here: below the kernel's ephemeral range, above what services customarily use.
+PORTS = range(20000, 32000)
+#: A freed slot must be usable within this many seconds, or within what the target declares.
+RELEASE = 2.0
+
+
+class Unavailable(Exception):
+    """The scenario cannot be had from this target; ``str()`` says why.  Not a fault of the server's."""
+
+
+@dataclass(slots=True)
+class Place:
+    """The ports and bystanders of one scenario."""
+
+    reservations: list[Reservation] = field(default_factory=list)
+    bystanders: list[Occupied] = field(default_factory=list)
+    has_ipv6: bool = field(default_factory=has_ipv6)
+
+    def ports(self, count: int) -> list[int]:
+        found: list[int] = []
+        for port in random.sample(PORTS, 400):
+            if len(found) == count:
+                break
+            with contextlib.suppress(OSError):
+                self.reservations.append(Reservation(port))
+                found.append(port)
+        if len(found) < count:
+            raise Unavailable(f"no {count} free ports between {PORTS.start} and {PORTS.stop}")
+        return found
+
+    def occupy(self, address: str, port: int) -> None:
+        self.bystanders.append(Occupied(address, port))
+
+    def close(self) -> None:
+        for bystander in self.bystanders:
+            bystander.close()
+        for reservation in self.reservations:
+            reservation.close()
+
+
+@dataclass(slots=True)
+class Site:
+    """One scenario with its server running."""
+
+    scenario: Scenario
+    settings: dict[str, Any]
+    process: DriverProcess
+    place: Place
+    folder: Path
+
+    @property
+    def ready(self) -> Ready:
+        """What the driver said when it was ready."""
+        return self.process.ready
+
+    def close(self) -> None:
+        """Stop the server.  Raises DriverError when it did not stop as it must."""
+        try:
+            self.process.stop()
+        finally:
+            self.place.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Target:
+    """One implementation, as its driver presents it."""
+
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self.name = name
+        self.command = list(command)
+        self.description: Description = describe(self.command)
+        # Servers that change their user must be able to reach their data through it.
+        self.folder = Path(tempfile.mkdtemp(prefix="listenspec-"))
+        self.folder.chmod(0o755)
+        self.credentials = Credentials("alice", secrets.token_urlsafe(12), "alice@example.test")
+        self.authority = Authority.create()
+        self._ca_file = self.folder / "ca.pem"
+        self._sites: dict[str, Future[Site]] = {}
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="site")
+        self._complaints: list[str] = []
+        self._write_certificates()
+
+    def _write_certificates(self) -> None:
+        from certs import Situation
+
+        self._ca_file.write_bytes(self.authority.root_pem)
+        leaf = self.authority.issue(Situation.VALID)
+        self.chain_file, self.key_file = leaf.write(self.folder / "certificate")
+        os.chmod(self.chain_file.parent, 0o755)  # noqa: S103
+
+    @property
+    def ca_file(self) -> Path:
+        """The root that the servers' certificate leads to."""
+        return self._ca_file
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """The services that it has and that the suite can speak."""
+        return tuple(service for service in Service if service in self.description.services and service in DIALECTS)
+
+    def declared(self, service: Service) -> DeclaredService:
+        """What it says of one of its services."""
+        return self.description.services[service]
+
+    def check_honesty(self) -> None:
+        """Raises DriverError when the driver says ``ready`` to a setting that nobody has."""
+        place = Place()
+        try:
+            settings, _ = self._settings(SCENARIOS["general"], place, self._folder("invented"))
+            is_believable(self.command, settings, folder=self.folder / "invented")
+        finally:
+            place.close()
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Begin to start scenarios, side by side."""
+        for name in names:
+            self._future(name)
+
+    def site(self, name: str) -> Site:
+        """The running scenario, started if need be.
+
+        Raises :class:`Unavailable` when the target cannot do it, DriverError when its driver broke; ``DriverRefused``
+        when it would not start.
+        """
+        return self._future(name).result()
+
+    def discard(self, name: str) -> None:
+        """Have the scenario started afresh at its next use: what its server has become is not to be trusted."""
+        with self._lock:
+            future = self._sites.pop(name, None)
+        if future is not None:
+            self._pool.submit(self._close, future)
+
+    def close(self) -> list[str]:
+        """Stop everything; what the drivers did wrong in stopping."""
+        with self._lock:
+            futures = list(self._sites.values())
+            self._sites.clear()
+        for future in futures:
+            self._pool.submit(self._close, future)
+        self._pool.shutdown(wait=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return self._complaints
+
+    def _close(self, future: Future[Site]) -> None:
+        try:
+            site = future.result()
+        except (Unavailable, DriverError, OSError):
+            return
+        try:
+            site.close()
+        except DriverError as error:
+            self._complaints.append(str(error))
+
+    def _future(self, name: str) -> Future[Site]:
+        with self._lock:
+            if name not in self._sites:
+                self._sites[name] = self._pool.submit(self._start, SCENARIOS[name])
+            return self._sites[name]
+
+    def _folder(self, name: str) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+        folder.chmod(0o755)
+        return folder
+
+    def _start(self, scenario: Scenario) -> Site:
+        place = Place()
+        folder = self._folder(scenario.name)
+        try:
+            settings, running = self._settings(scenario, place, folder)
+            if not running:
+                raise Unavailable(f"no service offers what the scenario is about ({', '.join(sorted(scenario.needs))})")
+            process = DriverProcess.start(
+                self.command, settings, folder, check_listening=not place.bystanders and not scenario.may_refuse
+            )
+            if isinstance(process, Unsupported):
+                setting = f"{process.setting}: " if process.setting else ""
+                raise Unavailable(f"{setting}{process.reason}")
+        except BaseException:
+            place.close()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return Site(scenario, settings, process, place, folder)
+
+    def _settings(self, scenario: Scenario, place: Place, folder: Path) -> tuple[dict[str, Any], list[Service]]:
+        data = folder / "data"
+        data.mkdir()
+        data.chmod(0o777)
+        chosen = [service for service in self.services if scenario.needs <= self.declared(service).offers]
+        settings: dict[str, Any] = {
+            "format": 1,
+            "hostname": "mail.example.test",
+            "data": str(data),
+            "certificates": {"main": {"chain": str(self.chain_file), "key": str(self.key_file)}},
+            "accounts": [
+                {
+                    "name": self.credentials.name,
+                    "password": self.credentials.password,
+                    "address": self.credentials.address,
+                }
+            ],
+            "services": {service.value: scenario.build(self.declared(service), place) for service in chosen},
+        }
+        if scenario.defaults:
+            settings["defaults"] = dict(scenario.defaults)
+        rate = self._clock_rate(scenario, chosen)
+        if rate > 1:
+            settings["clock_rate"] = rate
+        return settings, chosen
+
+    def _clock_rate(self, scenario: Scenario, services: Iterable[Service]) -> float:
+        """Timers that nobody can set are examined with a faster clock, where the target has one."""
+        if not scenario.hurried:
+            return 1
+        fixed = any(
+            timer is not None and timer.fixed
+            for service in services
+            for timer in (
+                self.declared(service).timers.before_login,
+                self.declared(service).timers.handshake,
+                self.declared(service).timers.after_login,
+            )
+        )
+        return min(60.0, self.description.clock_rate_max) if fixed else 1
+
+
+__all__ = ["DriverError", "DriverRefused", "Place", "Site", "Target", "Unavailable"]
