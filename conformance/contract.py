@@ -17,18 +17,33 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-FORMAT = 1
+from reference_server import settings
+from reference_server.settings import Service
 
-
-class Service(enum.StrEnum):
-    """The six services of the contract, in its order."""
-
-    SMTP = "smtp"
-    POP3 = "pop3"
-    IMAP = "imap"
-    WEBMAIL = "webmail"
-    LDAP = "ldap"
-    ADMIN = "admin"
+__all__ = [
+    "ContractError",
+    "DeclaredDefaults",
+    "DeclaredLimit",
+    "DeclaredLogin",
+    "DeclaredPerIp",
+    "DeclaredRestrictions",
+    "DeclaredService",
+    "DeclaredTimers",
+    "DeclaredTls",
+    "Description",
+    "Event",
+    "Offer",
+    "Ready",
+    "Reloaded",
+    "Service",
+    "Stage",
+    "Timer",
+    "Unsupported",
+    "explain",
+    "json_schema",
+    "read_description",
+    "read_event",
+]
 
 
 class Stage(enum.StrEnum):
@@ -306,22 +321,5 @@ def json_schema(name: Literal["describe", "events", "scenario"]) -> dict[str, An
             schema = {"$defs": whole["$defs"], **whole["properties"]["event"]}
             title = "One line that a listenspec driver prints during a run"
         case "scenario":
-            schema = _scenario_schema()
-            title = "A scenario that listenspec hands to a driver"
+            return settings.json_schema("scenario")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
-
-
-def _scenario_schema() -> dict[str, Any]:
-    from reference_server import settings
-
-    schema: dict[str, Any] = settings.json_schema()
-    properties = dict(schema["properties"])
-    properties["format"] = {"const": FORMAT, "description": "The version of this format."}
-    properties["clock_rate"] = {
-        "type": "number",
-        "minimum": 1,
-        "default": 1,
-        "description": "How much faster than ours the server's clock is to run.",
-    }
-    required = sorted({*schema.get("required", ()), "format", "data", "services"})
-    return {**schema, "properties": properties, "required": required}

@@ -1,0 +1,102 @@
+"""The driver of the reference server that comes with the suite.
+
+Owns: what the reference server is declared to have, and becoming it.  For a run the driver turns into the
+server itself: one process, so that nothing stands between the suite's signals and the server, and killing the
+one kills the other.  The server prints the events of a run on its own.
+
+    python -m conformance.drivers.reference describe | run SCENARIO.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from conformance.drivers.asked import BadScenario, UnsupportedSetting, read, refuse_what_is_not_offered
+from conformance.drivers.program import say
+
+_OFFERS = [
+    "bind",
+    "ports",
+    "max_connections",
+    "max_connections_per_ip",
+    "idle_timeout",
+    "explicit_tls",
+    "implicit_tls",
+    "certificate",
+    "require_tls_for_login",
+    "restrictions",
+    "reload",
+    "seed_inbox",
+]
+
+_DEFAULT_IDLE_TIMEOUT = {"smtp": 300, "pop3": 600, "imap": 1800}
+"""Seconds; what its settings say where nothing is configured."""
+
+_TRICKLE = {"times": 10}
+"""One request may take ten times as long as silence."""
+
+
+def describe() -> dict[str, Any]:
+    """What the reference server has, as the contract wants it told."""
+    from importlib import metadata  # 20 ms that a run does without
+
+    return {"name": "listenspec reference server", "version": metadata.version("listenspec"), **_declared()}
+
+
+def _declared() -> dict[str, Any]:
+    return {
+        "format": 1,
+        "services": {
+            name: {
+                "offers": _OFFERS,
+                "limit": {"scope": "service", "surplus": "reply", "recovery": 0.1},
+                "per_ip": {"stage": "connect", "scope": "service"},
+                "timers": {"trickle": _TRICKLE},
+                "idle_timeout_min": 0.05,
+                "idle_timeout_step": 0.001,
+                "defaults": {"idle_timeout": seconds},
+                "login": {"by": "name"},
+            }
+            for name, seconds in _DEFAULT_IDLE_TIMEOUT.items()
+        },
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Run the driver program; does not return from a run that the server takes over."""
+    match arguments:
+        case ["describe"]:
+            print(json.dumps(describe(), indent=1))
+            return 0
+        case ["run", path]:
+            status = _refuses(Path(path))
+            return _become_the_server(path) if status is None else status
+        case _:
+            print("usage: python -m conformance.drivers.reference describe | run SCENARIO.json", file=sys.stderr)
+            return 2
+
+
+def _refuses(path: Path) -> int | None:
+    """Look at the scenario; the exit status when there is nothing to be done, None when all is offered."""
+    try:
+        refuse_what_is_not_offered(read(path), _declared())
+    except UnsupportedSetting as refusal:
+        say("unsupported", setting=refusal.setting, reason=refusal.reason)
+        return 0
+    except BadScenario as error:
+        print(error, file=sys.stderr)
+        return 1
+    return None
+
+
+def _become_the_server(path: str) -> NoReturn:
+    server = [sys.executable, "-P", "-m", "reference_server", "--events", "--exit-with-stdin", path]
+    os.execv(sys.executable, server)  # noqa: S606
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
