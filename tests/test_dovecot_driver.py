@@ -31,8 +31,8 @@ CLIENT, STRANGER = "127.0.0.9", "127.0.0.66"  # not the server's own address: th
 
 installed = shutil.which("dovecot", path=f"{os.environ['PATH']}:/usr/sbin") is not None
 needs_dovecot = pytest.mark.skipif(not installed, reason="needs dovecot (apt install dovecot-imapd dovecot-pop3d)")
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or not confine.mounts_allowed(), reason="needs root and a mount namespace"
+needs_mounts = pytest.mark.skipif(
+    not confine.mounts_allowed(), reason="needs mounts of its own (root, or user namespaces)"
 )
 needs_faketime = pytest.mark.skipif(not dovecot.faketime(), reason="needs libfaketime (apt install faketime)")
 pytestmark = needs_dovecot
@@ -348,7 +348,7 @@ def test_the_limit_an_address_bites_at_login(scenario: Scenario, start: Start) -
         assert b"a OK" in other.log_in()
 
 
-@needs_root
+@needs_mounts
 @pytest.mark.parametrize(
     ("settings", "served", "denied"),
     [
@@ -378,12 +378,39 @@ def test_restrictions(
             Client(imap["implicit_tls_ports"][0], tls=True, source=source)
 
 
-@needs_root
+@needs_mounts
 def test_the_systems_own_list_of_hosts_is_not_touched(scenario: Scenario, start: Start) -> None:
     before = Path("/etc/hosts.allow").read_bytes()
     scenario["services"]["imap"]["deny"] = [STRANGER]
     start(scenario)
     assert Path("/etc/hosts.allow").read_bytes() == before
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None or not os.access("/usr/bin/python3", os.X_OK),
+    reason="needs root, to give it up, with setpriv and a python3 that everybody may run",
+)
+def test_without_root_it_does_the_same(scenario: Scenario, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    monkeypatch.setenv("PYTHONPATH", str(Path(drivers.__file__).parents[2]))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (folder / "data").chmod(0o777)
+    for name, path in scenario["certificates"]["main"].items():
+        scenario["certificates"]["main"][name] = str(shutil.copy(path, folder / f"{name}.pem"))
+        (folder / f"{name}.pem").chmod(0o644)
+    scenario["services"]["imap"]["deny"] = [STRANGER]
+    command = [*nobody, "/usr/bin/python3", "-m", "conformance.drivers.dovecot"]
+    assert describe(command).services == describe(COMMAND).services
+    driver = DriverProcess.start(command, scenario, folder)
+    assert isinstance(driver, DriverProcess)
+    with driver, Client(scenario["services"]["imap"]["ports"][0]) as client:
+        client.hear()
+        assert b"a OK" in client.log_in()
+        with Client(scenario["services"]["imap"]["implicit_tls_ports"][0], tls=True) as inside:
+            inside.hear()
+            assert b"a OK" in inside.log_in()
+        with Client(scenario["services"]["imap"]["ports"][0], source=STRANGER) as stranger:
+            assert stranger.hear() == b""
 
 
 @needs_faketime

@@ -168,8 +168,15 @@ def _beyond(settings: JsonObject, described: JsonObject) -> Iterator[tuple[str, 
 
 
 def understand(document: JsonObject, path: Path) -> Asked:
-    """Give a scenario that is all offered its shape; relative paths count from the folder of ``path``."""
+    """Give a scenario that is all offered its shape; relative paths count from the folder of ``path``.
+
+    Raises BadScenario when it has none, UnsupportedSetting for an account whose password is only a hash: that
+    is a hash of the reference server's.
+    """
     folder = path.resolve().parent
+    for position, account in enumerate(document.get("accounts", ())):
+        if "password_hash" in account:
+            raise UnsupportedSetting(f"accounts.{position}.password_hash", "a password in clear is needed")
     try:
         certificates = {
             name: Certificate(folder / files["chain"], folder / files["key"])

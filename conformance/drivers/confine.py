@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_CLONE_NEWNS = 0x0002_0000  # linux/sched.h
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x0002_0000, 0x1000_0000  # linux/sched.h
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x4_0000  # linux/mount.h
 _MS_NOSUID, _MS_NODEV = 0x2, 0x4
 
@@ -46,7 +46,7 @@ def before_exec(parent: int, mounts: Mounts) -> Callable[[], None]:
     def prepare() -> None:
         os.setpgrp()
         if mounts:
-            _check(_libc.unshare(_CLONE_NEWNS), "unshare")
+            _unshare_mounts()
             _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount --make-rprivate /")
             for ours, place in mounts.files:
                 _check(_libc.mount(bytes(ours), bytes(place), None, _MS_BIND, None), f"mount {place}")
@@ -58,6 +58,21 @@ def before_exec(parent: int, mounts: Mounts) -> Callable[[], None]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return prepare
+
+
+def _unshare_mounts() -> None:
+    """Begin a mount namespace; who is not root needs a user namespace around it, and stays who they are."""
+    user, group = os.geteuid(), os.getegid()
+    _check(_libc.unshare(_CLONE_NEWNS | (0 if user == 0 else _CLONE_NEWUSER)), "unshare")
+    if user != 0:
+        # user_namespaces(7): without privileges, groups can be mapped only once setgroups is given up.
+        for name, line in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{user} {user} 1"),
+            ("gid_map", f"{group} {group} 1"),
+        ):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(line)
 
 
 def mounts_allowed() -> bool:

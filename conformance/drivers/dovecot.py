@@ -53,7 +53,7 @@ _ENDED_WITHIN = 1.0
 
 
 def _describe() -> dict[str, Any]:
-    root, faster = os.geteuid() == 0, faketime() is not None
+    faster = faketime() is not None
     offers = [
         "bind",
         "ports",
@@ -75,11 +75,9 @@ def _describe() -> dict[str, Any]:
     if _restrictable():
         offers.append("restrictions")
     else:
-        notes.append("IP restrictions need root, /etc/hosts.allow and a mount namespace.")
+        notes.append("IP restrictions need /etc/hosts.allow, and root or user namespaces.")
     if not faster:
         notes.append("A faster clock needs libfaketime: apt install faketime.")
-    if not root:
-        notes.append("Without root one user runs everything.")
     absolute = {"seconds": _BEFORE_LOGIN, "fixed": True, "reset_by": "nothing"}
     services: dict[str, Any] = {}
     for name in dovecot_conf.PROTOCOLS:
@@ -125,7 +123,7 @@ def _version() -> str:
 
 def _restrictable() -> bool:
     wrapper = any((folder / "tcpwrap").exists() for folder in _LIBEXEC)
-    return os.geteuid() == 0 and wrapper and _HOSTS_ALLOW.exists() and confine.mounts_allowed()
+    return wrapper and _HOSTS_ALLOW.exists() and confine.mounts_allowed()
 
 
 class Dovecot:
@@ -158,14 +156,17 @@ class Dovecot:
         conf = self._write(files)
         self._seed(asked)
         mounts, environment = self._surroundings(asked)
-        self._master = subprocess.Popen(
-            [binary, "-F", "-c", str(conf)],
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # stdout is for events
-            env=environment,
-            # The driver has one thread, now and always.
-            preexec_fn=confine.before_exec(os.getpid(), mounts),  # noqa: PLW1509
-        )
+        try:
+            self._master = subprocess.Popen(
+                [binary, "-F", "-c", str(conf)],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # stdout is for events
+                env=environment,
+                # The driver has one thread, now and always.
+                preexec_fn=confine.before_exec(os.getpid(), mounts),  # noqa: PLW1509
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise DriverFailed(f"{binary} cannot be started: {error}") from None
         self._watchdog = confine.watch_over(self._master.pid)
         self._wait_for_listeners(asked)
         return {
@@ -225,8 +226,8 @@ class Dovecot:
             self._master.wait()
             group = self._master.pid
             _await_end(lambda each: each.group == group)
-            for kind in ("sem", "shm"):  # where no private /dev/shm was to be had
-                (_SHARED_MEMORY / f"faketime_{kind}_{self._master.pid}").unlink(missing_ok=True)
+            for kind in ("sem.faketime_sem", "faketime_shm"):  # where no private /dev/shm was to be had
+                (_SHARED_MEMORY / f"{kind}_{self._master.pid}").unlink(missing_ok=True)
             self._master = None
         if self._watchdog is not None:
             os.waitpid(self._watchdog, 0)
@@ -242,7 +243,11 @@ class Dovecot:
             self._borrowed.chmod(0o755)
             sockets = self._borrowed / "run"
         root = os.geteuid() == 0
-        mail = pwd.getpwnam("nobody") if root else pwd.getpwuid(os.geteuid())
+        try:
+            mail = pwd.getpwnam("nobody") if root else pwd.getpwuid(os.geteuid())
+            group = grp.getgrgid(mail.pw_gid).gr_name
+        except KeyError as error:
+            raise DriverFailed(f"Dovecot needs a user and a group with names: {error}") from None
         return dovecot_conf.Place(
             sockets=sockets,
             folder=self._folder,
@@ -250,7 +255,7 @@ class Dovecot:
             mail_uid=mail.pw_uid,
             mail_gid=mail.pw_gid,
             user=mail.pw_name,
-            group=grp.getgrgid(mail.pw_gid).gr_name,
+            group=group,
             root=root,
         )
 
