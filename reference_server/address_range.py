@@ -69,7 +69,7 @@ class AddressRange:
         if not written:
             raise ValueError("the range is empty; write an address, a network or first-last")
         if "*" in written:
-            raise ValueError(f"wildcards are not understood in {written!r}; write a network such as 192.168.0.0/16")
+            raise ValueError(f'wildcards are not understood in "{written}"; write a network such as 192.168.0.0/16')
         if "-" in written:
             first, _, last = written.partition("-")
             return cls(_address(first), _address(last))
@@ -82,31 +82,31 @@ class AddressRange:
 def _address(text: str) -> IPAddress:
     written = text.strip()
     if "%" in written:
-        raise ValueError(f"{written!r} names a network interface; a range is of addresses only")
+        raise ValueError(f'"{written}" names a network interface; a range is of addresses only')
     try:
         return ip_address(written)
     except ValueError:
         if re.search(r"(^|\.)0[0-9]", written):
             raise ValueError(
-                f"{written!r} has leading zeros, which some programs read as octal numbers; leave them out"
+                f'"{written}" has leading zeros, which some programs read as octal numbers; leave them out'
             ) from None
-        raise ValueError(f"{written!r} is not an IP address") from None
+        raise ValueError(f'"{written}" is not an IP address') from None
 
 
 def _network(written: str) -> AddressRange:
     base_text, _, prefix_text = written.partition("/")
     base = _address(base_text)
     if not _PREFIX_LENGTH.fullmatch(prefix_text):
-        raise ValueError(f"{written!r} needs a prefix length behind the slash, such as /16, and no mask")
+        raise ValueError(f'"{written}" needs a prefix length behind the slash, such as /16, and no mask')
     prefix = int(prefix_text)
     if prefix > base.max_prefixlen:
-        raise ValueError(f"a prefix in {written!r} is at most {base.max_prefixlen} bits long")
+        raise ValueError(f'a prefix in "{written}" is at most {base.max_prefixlen} bits long')
     network = ip_network((int(base), prefix) if base.version == 4 else (base.packed, prefix), strict=False)
     if network.network_address != base:
         raise ValueError(
-            f"{written!r} has address bits behind its prefix; write {network} for the network, or {base} for "
+            f'"{written}" has address bits behind its prefix; write {network} for the network, or {base} for '
             "the one address"
         )
     if isinstance(base, IPv6Address) and base.ipv4_mapped is not None and prefix < _MAPPED_BITS:
-        raise ValueError(f"{written!r} mixes IPv4 and IPv6 addresses; write one range for each")
+        raise ValueError(f'"{written}" mixes IPv4 and IPv6 addresses; write one range for each')
     return AddressRange(network.network_address, network.broadcast_address)
