@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from conformance import requirements
+from conformance import drivers, requirements
 from conformance.check import (
     CHANNEL_NEEDS,
     Channel,
@@ -21,7 +21,6 @@ from conformance.check import (
     NotAssessable,
     NotOffered,
 )
-from conformance.drivers.registry import DRIVERS
 from conformance.report.model import Result, TranscriptEvent, Verdict
 from conformance.scenarios import SCENARIOS
 from conformance.target import DriverError, Target, Unavailable
@@ -79,10 +78,10 @@ def command_of(target: str | None, driver: str | None) -> tuple[str, list[str]]:
             raise UsageError("--driver needs a command")
         return target or command[0].rpartition("/")[2], command
     name = target or "reference"
-    if name not in DRIVERS:
-        known = ", ".join(sorted(DRIVERS))
+    if name not in drivers.NAMES:
+        known = ", ".join(sorted(drivers.NAMES))
         raise UsageError(f"there is no target {name!r}; known are {known}; anything else goes with --driver 'CMD ARGS'")
-    return name, list(DRIVERS[name])
+    return name, drivers.command(name)
 
 
 @dataclass(slots=True)
