@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import ssl
 import stat
 import subprocess
@@ -15,8 +14,9 @@ import pytest
 
 from certs import Authority, KeyType, Leaf, Situation
 from certs.__main__ import main
+from tests.components import needs, program
 
-OPENSSL = shutil.which("openssl")
+OPENSSL = program("openssl")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_authority_itself_can_have_rsa_keys(tmp_path: Path) -> None:
     _handshake(authority, authority.issue(Situation.VALID, "rsa"), tmp_path, "localhost")
 
 
-@pytest.mark.skipif(OPENSSL is None, reason="needs openssl (apt install openssl)")
+@needs("openssl")
 def test_openssl_agrees_about_each_certificate_of_the_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,76 @@
+"""Programs of the system that some tests need: how each is recognised, and how it is had.
+
+Owns: the mark ``@needs("dovecot")``.  A test so marked is skipped where the program is missing, and says what to
+install; with ``LISTENSPEC_REQUIRE_COMPONENTS=1`` in the environment, as in CI, it fails instead, so that nothing
+is left out unnoticed.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pytest
+
+REQUIRED = os.environ.get("LISTENSPEC_REQUIRE_COMPONENTS") == "1"
+
+#: Daemons live where an ordinary user's PATH does not look.
+_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """``is_there`` looks for it; ``remedy`` is what to do where it is not."""
+
+    is_there: Callable[[], bool]
+    remedy: str
+
+
+def program(name: str) -> str | None:
+    """The path of a program, daemons included."""
+    return shutil.which(name, path=_PATH)
+
+
+def _program(name: str, package: str | None = None) -> Component:
+    return Component(lambda: program(name) is not None, f"apt install {package or name}")
+
+
+def _dovecot() -> bool:
+    return program("dovecot") is not None and all(
+        os.access(f"/usr/lib/dovecot/{part}", os.X_OK) for part in ("imap", "pop3")
+    )
+
+
+COMPONENTS: Mapping[str, Component] = {
+    "curl": _program("curl"),
+    "dovecot": Component(_dovecot, "apt install dovecot-imapd dovecot-pop3d"),
+    "faketime": Component(lambda: bool(glob.glob("/usr/lib/*/faketime/libfaketime.so.1")), "apt install faketime"),
+    "mbsync": _program("mbsync", "isync"),
+    "mpop": _program("mpop"),
+    "msmtp": _program("msmtp"),
+    "mutt": _program("mutt"),
+    "openssl": _program("openssl"),
+    "root": Component(lambda: os.geteuid() == 0, "run the tests as root"),
+    "smtp-source": _program("smtp-source", "postfix"),
+    "swaks": _program("swaks"),
+}
+
+
+def needs(*names: str) -> pytest.MarkDecorator:
+    """Mark a test that cannot do without these components; the names are those of ``COMPONENTS``."""
+    for name in names:
+        if name not in COMPONENTS:
+            raise LookupError(f"no component is called {name}; there are {', '.join(COMPONENTS)}")
+    return pytest.mark.needs(*names)
+
+
+def missing(names: tuple[str, ...]) -> str | None:
+    """Why a test cannot run that needs these; None when it can."""
+    for name in names:
+        component = COMPONENTS[name]
+        if not component.is_there():
+            return f"needs {name} ({component.remedy})"
+    return None
