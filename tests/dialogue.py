@@ -28,6 +28,7 @@ import ast
 import enum
 import re
 import textwrap
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -74,7 +75,7 @@ class Conversation:
     holding: bool = False
     wake_subscription: Callable[[], None] | None = None
     _job: Perform | None = None
-    _waiting: list[bytes] = field(default_factory=list)
+    _waiting: deque[bytes] = field(default_factory=deque)
     _woken: bool = False
 
     def begin(self) -> None:
@@ -82,9 +83,9 @@ class Conversation:
 
     def feed(self, pieces: Sequence[bytes]) -> None:
         """Hand over the pieces one by one; those that an engine would not read any more are dropped."""
-        self._waiting += pieces
+        self._waiting.extend(pieces)
         while self._waiting and self._job is None:
-            piece = self._waiting.pop(0)
+            piece = self._waiting.popleft()
             if not (self.closed or self.awaiting_tls):
                 self._carry_out(self.session.received(piece))
 
