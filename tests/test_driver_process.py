@@ -179,9 +179,7 @@ SAYS_READY = """
         ),
         pytest.param("print('x' * 3_000_000)", "printed 'xxxxxxxx", id="prints-megabytes"),
         pytest.param("import sys; sys.stdin.read()", "hung: it printed nothing within 0.5 s", id="hangs"),
-        pytest.param(
-            SAYS_READY + "    ready(); sys.stdin.read()", "said ready, but nobody listens on", id="lies"
-        ),
+        pytest.param(SAYS_READY + "    ready(); sys.stdin.read()", "said ready, but nobody listens on", id="lies"),
         pytest.param(
             """print('{"event": "unsupported", "setting": "", "reason": "no"}'); raise SystemExit(3)""",
             "said unsupported and ended with status 3, not 0",
@@ -296,9 +294,7 @@ def test_a_driver_that_dies_later_is_told_with_its_last_words(
         driver.stop()
 
 
-def test_a_reload_that_is_not_answered_is_an_error(
-    write: Writer, scenario: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_reload_that_is_not_answered_is_an_error(write: Writer, scenario: dict[str, Any], tmp_path: Path) -> None:
     idle = SAYS_READY + "    signal.signal(1, signal.SIG_IGN); ready(); sys.stdin.read()"
     with (
         started(write(idle), scenario, tmp_path, check_listening=False) as driver,
@@ -307,9 +303,7 @@ def test_a_reload_that_is_not_answered_is_an_error(
         driver.reload(scenario, within=0.3)
 
 
-def test_drivers_end_when_the_suite_is_killed(
-    write: Writer, scenario: dict[str, Any], tmp_path: Path
-) -> None:
+def test_drivers_end_when_the_suite_is_killed(write: Writer, scenario: dict[str, Any], tmp_path: Path) -> None:
     suite = textwrap.dedent(
         f"""
         from pathlib import Path
@@ -319,10 +313,38 @@ def test_drivers_end_when_the_suite_is_killed(
         input()
         """
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", suite], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", suite], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         driver = int(process.stdout.readline())
         process.kill()
     assert ended(driver)
+
+
+TINYMAIL = """\
+#!{python} -S
+import signal, socket, sys
+address, *ports = sys.argv[1:]
+sockets = [socket.create_server((address, int(port))) for port in ports]
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+def test_the_driver_in_the_documentation_works(
+    write: Writer, scenario: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[1] / "docs/drivers.md").read_text()
+    command = write(page.split("```python\n")[1].split("```")[0])
+    server = tmp_path / "tinymail"
+    server.write_text(TINYMAIL.format(python=sys.executable))
+    server.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert describe(command).name == "Tinymail"
+    assert is_believable(command, scenario, folder=tmp_path)
+    for end in (DriverProcess.stop, DriverProcess.close_stdin):
+        driver = started(command, scenario, tmp_path)
+        (pid,) = driver.ready.pids
+        end(driver)
+        assert ended(pid)
+        assert ended(driver.pid)
+        driver.stop()
