@@ -82,6 +82,10 @@ def test_before_the_login_there_is_little_to_do() -> None:
         S: -ERR *
         C: USER
         S: -ERR *
+        C: USER alice
+        S: +OK *
+        C: PASS
+        S: -ERR *
         C: QUIT
         S: +OK *
         A: Close
@@ -641,6 +645,31 @@ def test_stopping_waits_for_what_is_under_way() -> None:
     assert conversation.taken() == [b"+OK removed what was marked, goodbye\r\n", "Close"]
     assert len(store.inboxes["alice"]) == 2
     assert session.stopping() == ()
+
+
+def test_stopping_lets_a_retrieval_finish_and_then_ends() -> None:
+    session = Pop3Session(OPEN, full_store())
+    conversation = Conversation(session)
+    conversation.begin()
+    conversation.feed([b"USER alice\r\nPASS ecila\r\n"])
+    conversation.taken()
+    conversation.happen("hold")
+    conversation.feed([b"TOP 1 0\r\n", b"NOOP\r\n"])
+    assert session.stopping() == ()
+    conversation.happen("release")
+    assert conversation.taken() == [
+        b"+OK\r\nSubject: one\r\n\r\n.\r\n-ERR [SYS/TEMP] the server is shutting down\r\n",
+        "Close",
+    ]
+
+
+def test_octets_behind_the_end_are_ignored() -> None:
+    session = Pop3Session(OPEN, full_store())
+    Conversation(session).begin()
+    session.idled()
+    assert session.received(b"CAPA\r\n") == ()
+    assert session.woken() == ()
+    assert not session.unfinished
 
 
 @pytest.mark.parametrize("reason", Refusal)
