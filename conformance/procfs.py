@@ -101,13 +101,9 @@ def listening() -> frozenset[tuple[IPAddress, int]]:
     return frozenset((address, port) for address, port, state in _sockets() if state == _LISTEN)
 
 
-def occupied(address: IPAddress | None, port: int) -> bool:
-    """Whether a listener on this address and port (None: on all addresses) would meet another one."""
-    return any(
-        taken_port == port
-        and (address is None or taken == address or taken.is_unspecified or address.is_unspecified)
-        for taken, taken_port in listening()
-    )
+def has_ipv6() -> bool:
+    """Whether the kernel speaks IPv6."""
+    return (PROC / "net/if_inet6").exists()
 
 
 def ephemeral_ports() -> range:

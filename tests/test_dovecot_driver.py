@@ -246,6 +246,23 @@ def test_only_the_bound_addresses_are_served(scenario: Scenario, start: Start) -
             assert client.hear().startswith(b"+OK")
 
 
+def test_a_host_name_stands_for_all_its_addresses(scenario: Scenario, start: Start) -> None:
+    imap = scenario["services"]["imap"]
+    imap["bind"] = ["localhost"]
+    start(scenario)
+    for address in {each[4][0] for each in socket.getaddrinfo("localhost", None)}:
+        with Client(imap["ports"][0], to=str(address), source="::1" if ":" in str(address) else CLIENT) as client:
+            assert client.hear().startswith(b"* OK")
+
+
+def test_a_port_may_be_a_strangers_on_another_address(scenario: Scenario, start: Start) -> None:
+    imap = scenario["services"]["imap"]
+    with closing(socket.create_server(("127.0.0.2", imap["ports"][0]))):
+        start(scenario)
+        with Client(imap["ports"][0]) as client:
+            assert client.hear().startswith(b"* OK")
+
+
 def test_a_login_without_tls_is_refused_where_tls_is_required(scenario: Scenario, start: Start) -> None:
     imap = scenario["services"]["imap"]
     imap["require_tls_for_login"] = True
@@ -436,12 +453,14 @@ def test_a_reload_moves_a_port_and_keeps_the_session(scenario: Scenario, start: 
     imap = scenario["services"]["imap"]
     kept, moved = imap["ports"]
     (fresh,) = procfs.free_ports(1)
-    with Client(kept) as client:
+    with Client(kept) as client, Client(moved) as stranger:
         client.hear()
         assert b"a OK" in client.log_in()
+        assert stranger.hear().startswith(b"* OK")
         imap["ports"] = [kept, fresh]
         assert driver.reload(scenario) == Reloaded()
         assert client.say(b"n NOOP").startswith(b"n OK")
+        assert stranger.say(b"n NOOP").startswith(b"n OK")
     with Client(fresh) as client:
         assert client.hear().startswith(b"* OK")
     with pytest.raises(ConnectionRefusedError):
@@ -467,7 +486,7 @@ def test_an_occupied_port_is_a_clear_refusal(scenario: Scenario, folder: Path) -
     with closing(socket.create_server(("127.0.0.1", 0))) as stranger:
         port = stranger.getsockname()[1]
         scenario["services"]["imap"]["ports"] = [port]
-        with pytest.raises(DriverRefused, match=rf"port {port} \(imap\) on 127.0.0.1 is in use already"):
+        with pytest.raises(DriverRefused, match=rf"port {port} on 127.0.0.1 is in use already"):
             DriverProcess.start(COMMAND, scenario, folder)
 
 

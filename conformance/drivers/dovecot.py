@@ -16,20 +16,23 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from conformance import procfs
 from conformance.drivers import confine, dovecot_conf
 from conformance.drivers.asked import Asked, JsonObject, UnsupportedSetting
 from conformance.drivers.program import DriverFailed, main
+
+Listener: TypeAlias = tuple[procfs.IPAddress, int]
 
 _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"))
 _LIBEXEC = (Path("/usr/lib/dovecot"), Path("/usr/libexec/dovecot"), Path("/usr/local/libexec/dovecot"))
@@ -86,7 +89,7 @@ def _describe() -> dict[str, Any]:
             "limit": {"scope": "service", "surplus": "evict_oldest_unauthenticated", "recovery": 2},
             "per_ip": {"stage": "login", "scope": "service"},
             "tls": {"versions": ["1.2", "1.3"]},
-            "ipv6": True,
+            "ipv6": procfs.has_ipv6(),
             "restrictions": {"stage": "accept"},
             "timers": {
                 "before_login": absolute,
@@ -136,7 +139,7 @@ class Dovecot:
         self._folder = Path()
         self._borrowed: Path | None = None
         self._place: dovecot_conf.Place | None = None
-        self._listening: frozenset[int] = frozenset()
+        self._listeners: frozenset[Listener] = frozenset()
 
     def describe(self) -> JsonObject:
         """What is declared of Dovecot; the version is empty where it is not installed."""
@@ -147,7 +150,7 @@ class Dovecot:
     def start(self, asked: Asked) -> JsonObject:
         """Start Dovecot and wait until every listener is open."""
         binary = _installed(asked)
-        _require_free(asked, frozenset())
+        _require_free(asked, self._listeners)
         self._folder = asked.data / ".dovecot"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._place = self._choose_place(asked)
@@ -168,7 +171,7 @@ class Dovecot:
         except (OSError, subprocess.SubprocessError) as error:
             raise DriverFailed(f"{binary} cannot be started: {error}") from None
         self._watchdog = confine.watch_over(self._master.pid)
-        self._wait_for_listeners(asked)
+        self._wait_for(asked, frozenset(), _STARTED_WITHIN)
         return {
             "pids": [self._master.pid],
             "clock_rate": asked.clock_rate,
@@ -179,8 +182,8 @@ class Dovecot:
         """Have Dovecot read its files again, if doveconf finds nothing wrong with them."""
         assert self._master is not None
         assert self._place is not None
-        ours = frozenset(_login_processes(self._master.pid))
-        _require_free(asked, self._listening)
+        before = frozenset(_login_processes(self._master.pid))
+        _require_free(asked, self._listeners)
         files = dovecot_conf.files(asked, self._place)
         draft = self._folder / "draft.conf"
         draft.write_text(files.dovecot_conf)
@@ -190,18 +193,7 @@ class Dovecot:
             raise DriverFailed(checked.stderr.strip())
         self._write(files)
         self._master.send_signal(signal.SIGHUP)
-        wanted = _ports(asked)
-        until = time.monotonic() + _RELOADED_WITHIN
-        while True:
-            opened = {port for _, port in procfs.listening()}
-            fresh = {name for pid, name in _login_processes(self._master.pid).items() if pid not in ours}
-            gone = self._listening - wanted
-            if wanted <= opened and not gone & opened and len(fresh) == len(asked.services):
-                break
-            if time.monotonic() > until or self._master.poll() is not None:
-                raise DriverFailed(f"Dovecot did not take up its new settings: {self.death() or 'it runs on'}")
-            time.sleep(0.005)
-        self._listening = wanted
+        self._wait_for(asked, before, _RELOADED_WITHIN)
 
     def death(self) -> str | None:
         """How the master process ended by itself."""
@@ -294,16 +286,26 @@ class Dovecot:
         seen = [(self._folder / "hosts.allow", _HOSTS_ALLOW)] if _HOSTS_ALLOW.exists() else []
         return confine.Mounts(files=seen, empty=own), environment
 
-    def _wait_for_listeners(self, asked: Asked) -> None:
+    def _wait_for(self, asked: Asked, before: frozenset[int], within: float) -> None:
+        """Wait until everything listens that should, nothing that should not, with login processes to serve.
+
+        ``before``: the login processes that were there already.  The master starts new ones once it has all
+        its listeners; that a port is open is not enough, since it gives up when a later one cannot be opened.
+        """
         assert self._master is not None
-        wanted, until = _ports(asked), time.monotonic() + _STARTED_WITHIN
-        while not wanted <= {port for _, port in procfs.listening()}:
+        wanted, until = _listeners(asked), time.monotonic() + within
+        closing = self._listeners - wanted
+        while True:
+            fresh = {name for pid, name in _login_processes(self._master.pid).items() if pid not in before}
+            opened = procfs.listening()
+            if len(fresh) == len(asked.services) and wanted <= opened and not closing & opened:
+                self._listeners = wanted
+                return
             if (death := self.death()) is not None:
                 raise DriverFailed(f"{death} before it listened")
             if time.monotonic() > until:
-                raise DriverFailed(f"dovecot does not listen within {_STARTED_WITHIN:g} s")
+                raise DriverFailed(f"dovecot does not listen as it should within {within:g} s")
             time.sleep(0.002)
-        self._listening = wanted
 
 
 def _installed(asked: Asked) -> str:
@@ -316,17 +318,19 @@ def _installed(asked: Asked) -> str:
     return binary
 
 
-def _require_free(asked: Asked, ours: frozenset[int]) -> None:
+def _require_free(asked: Asked, ours: frozenset[Listener]) -> None:
     """A port that somebody else holds is an error before anything is started."""
-    for service in asked.services:
-        for port in {*service.ports, *service.implicit_tls_ports} - ours:
-            for name in service.bind:
-                try:
-                    address = ip_address(name)
-                except ValueError:
-                    address = None
-                if procfs.occupied(address, port):
-                    raise DriverFailed(f"port {port} ({service.name}) on {name} is in use already")
+    for address, port in sorted(_listeners(asked) - ours, key=str):
+        others = procfs.listening() - ours
+        if any(port == taken and _meet(address, other) for other, taken in others):
+            raise DriverFailed(f"port {port} on {address} is in use already")
+
+
+def _meet(one: procfs.IPAddress, other: procfs.IPAddress) -> bool:
+    """Whether two listeners on one port would be in each other's way.  Dovecot's on :: are for IPv6 alone."""
+    if one.version != other.version:
+        return other.version == 6 and other.is_unspecified  # a stranger's may be for both
+    return one == other or one.is_unspecified or other.is_unspecified
 
 
 def _require_searchable(folder: Path) -> None:
@@ -339,8 +343,24 @@ def _require_searchable(folder: Path) -> None:
             raise DriverFailed(f"{parent}: Dovecot's users cannot pass here: chmod o+x {parent}")
 
 
-def _ports(asked: Asked) -> frozenset[int]:
-    return frozenset(port for service in asked.services for port in (*service.ports, *service.implicit_tls_ports))
+def _listeners(asked: Asked) -> frozenset[Listener]:
+    return frozenset(
+        (address, port)
+        for service in asked.services
+        for port in (*service.ports, *service.implicit_tls_ports)
+        for name in dovecot_conf.addresses(service.bind)
+        for address in _resolved(name, service.name)
+    )
+
+
+def _resolved(name: str, service: str) -> set[procfs.IPAddress]:
+    if name == "*":
+        return {IPv4Address(0)}
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise DriverFailed(f"services.{service}.bind: {name}: {error.strerror}") from None
+    return {ip_address(address[0]) for *_, address in found}
 
 
 def _timers(service: str, rate: float) -> dict[str, float | None]:

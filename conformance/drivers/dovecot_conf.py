@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance import procfs
 from conformance.drivers.asked import Asked, AskedService, UnsupportedSetting
 
 PROTOCOLS = ("imap", "pop3")
@@ -154,7 +155,7 @@ def _service(service: AskedService, place: Place) -> Iterator[str]:
     for kind, ports in (("plain", service.ports), ("implicit", service.implicit_tls_ports)):
         for port in ports:
             yield f"  inet_listener {kind}-{port} {{"
-            yield f"    address = {', '.join(_addresses(service.bind))}"
+            yield f"    address = {', '.join(addresses(service.bind))}"
             yield f"    port = {port}"
             if kind == "implicit":
                 yield "    ssl = yes"
@@ -163,11 +164,10 @@ def _service(service: AskedService, place: Place) -> Iterator[str]:
     yield f"service {name} {{\n  process_limit = {limit}\n}}"
 
 
-def _addresses(bind: Sequence[str]) -> list[str]:
-    addresses: list[str] = []
-    for each in bind:
-        addresses += ["*", "::"] if each == "*" else [each]
-    return addresses
+def addresses(bind: Sequence[str]) -> list[str]:
+    """A bind list in Dovecot's words: its ``*`` is for IPv4 alone."""
+    everywhere = ["*", "::"] if procfs.has_ipv6() else ["*"]
+    return [address for each in bind for address in (everywhere if each == "*" else [each])]
 
 
 def _tcp_wrapper(service: AskedService) -> Iterator[str]:
