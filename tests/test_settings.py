@@ -12,11 +12,23 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from certs.__main__ import main as make_certificates
 from conformance import contract
 from reference_server import passwords
-from reference_server.settings import ServerSettings, Service, SettingsError, json_schema, load, parse
+from reference_server.settings import (
+    AccountSettings,
+    CertificateSettings,
+    ServerSettings,
+    Service,
+    ServiceSettings,
+    SettingsError,
+    json_schema,
+    load,
+    parse,
+)
+from reference_server.settings_model import SettingsDocument
 
 ROOT = Path(__file__).parent.parent
 EVERYTHING = ROOT / "fixtures" / "settings" / "everything.toml"
@@ -530,3 +542,14 @@ def test_schema_accepts_what_the_server_accepts(everything: Path) -> None:
 def test_schema_refuses_what_the_server_refuses(document: Document) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(document, json_schema("settings"))
+
+
+# --- Documentation ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [SettingsDocument, ServiceSettings, AccountSettings, CertificateSettings])
+def test_every_key_is_documented(model: type[BaseModel]) -> None:
+    documented = (ROOT / "docs" / "configuration.md").read_text()
+    tables = {"certificates", "accounts", "defaults", "services"}
+    missing = [key for key in model.model_fields if key not in tables and f"\n| `{key}` |" not in documented]
+    assert missing == []
