@@ -212,6 +212,7 @@ class DriverProcess:
         Raises DriverError when the driver does not answer ``reloaded`` within ``within`` seconds; a refusal
         is an answer.
         """
+        self._running.forget_lines()  # the answer to an earlier request may have come too late
         _write(self._path, scenario)
         self._running.signal(signal.SIGHUP)
         event = self._running.event(within)
@@ -321,6 +322,13 @@ class _Running:
             return read_event(text)
         except ContractError as error:
             raise self.error(f"printed {_excerpt(text)}, which the contract does not allow: {error}") from None
+
+    def forget_lines(self) -> None:
+        """Drop what it has printed so far, except that it has closed its output."""
+        with contextlib.suppress(queue.Empty):
+            while self._lines.get_nowait() is not None:
+                pass
+            self._lines.put(None)
 
     def all_lines(self, within: float) -> list[bytes]:
         """Everything it prints until it closes its output."""
