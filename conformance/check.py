@@ -63,6 +63,10 @@ class NotAssessable(Outcome):
     """It cannot be judged here; the reason says why."""
 
 
+class Refused(Outcome):
+    """The server would not start with what it was asked, and that is an answer that the scenario allows."""
+
+
 class Inconclusive(Outcome):
     """A control failed: nothing that was seen can be held against (or for) the server."""
 

@@ -8,17 +8,15 @@ imports and does next to nothing until a check is collected.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from conformance.certification import Certification
     from conformance.check import Channel
-    from conformance.report.model import Result
-    from conformance.report.terminal import LiveProgress
     from conformance.suite import Case, Suite
     from conformance.transcript import Transcript
     from conformance.visit import Endpoint
@@ -194,27 +192,28 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report: pytest.TestReport = outcome.get_result()
     report.listenspec = result.to_dict()  # type: ignore[attr-defined]
     match result.verdict:
-        case Verdict.PASS:
-            pass
-        case Verdict.LATITUDE:
+        case Verdict.PASS | Verdict.LATITUDE if call.when == "call":
             report.outcome, report.longrepr = "passed", None
-        case Verdict.NOT_OFFERED | Verdict.NOT_ASSESSABLE:
-            report.outcome = "skipped"
-            report.longrepr = (str(item.path), 0, f"{result.verdict}: {result.reason}")
-        case Verdict.ERROR:
-            pass  # the traceback is what is wanted
-        case _:
+        case Verdict.FAIL | Verdict.INCONCLUSIVE:
             from conformance.report.terminal import explain
 
             report.outcome, report.longrepr = "failed", explain(result)
+        case Verdict.ERROR:
+            pass  # the traceback is what is wanted
+        case _:
+            # Also what was settled before the check was called, which must not be called then.
+            report.outcome = "skipped"
+            report.longrepr = (str(item.path), 0, f"{result.verdict}: {result.reason}")
 
 
 def pytest_report_teststatus(report: Any) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
     found = getattr(report, "listenspec", None)
-    if found is None or found["verdict"] in ("pass", "fail"):
+    if found is None or found["verdict"] == "fail":
         return None
     verdict = found["verdict"]
-    category = {"latitude": "latitude", "inconclusive": "inconclusive", "error": "error"}.get(verdict, "skipped")
+    if verdict == "pass":
+        return "passed", ".", ("PASS", {"green": True})
+    category = verdict if verdict in ("latitude", "inconclusive", "error") else "skipped"
     return category, verdict[0], (verdict.upper(), {"yellow": True})
 
 
@@ -228,51 +227,65 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 # -- certify ---------------------------------------------------------------------------------------------------------
 
 
-class _Certification:
-    """Stands in for pytest's terminal: takes the results as they come, and what went wrong besides."""
+class _Certified:
+    """Stands in for pytest's terminal: hands on the results as they come, and what went wrong besides."""
 
-    def __init__(self, suite: Suite, progress: LiveProgress, on_result: Callable[[Result], None]) -> None:
-        self.suite = suite
-        self.progress = progress
-        self.on_result = on_result
-        self.troubles: list[str] = []
-        self._preflight = ThreadPoolExecutor(1)
-        self._honest = self._preflight.submit(suite.target.check_honesty)
+    def __init__(self, certification: Certification) -> None:
+        self.certification = certification
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        config.stash[_suite] = self.suite
+        config.stash[_suite] = self.certification.suite
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """Nothing is examined through a driver that lies, or for a server that does not start at all."""
-        from conformance.suite import DriverError, Unavailable
-
-        self.progress.started(self.suite.target.description.name, len(session.items))
-        try:
-            self._honest.result()
-            self.suite.target.site("general")
-        except (DriverError, Unavailable) as error:
-            self.troubles.append(str(error))
-            return True
-        return None
+        fit = self.certification.ready([case for item in session.items if (case := _case_of(item)) is not None])
+        return None if fit else True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         found = getattr(report, "listenspec", None)
         if found is not None:
-            from conformance.report.model import Result
-
-            self.on_result(Result.from_dict(found))
+            self.certification.result(found)
         elif report.failed:
-            self.troubles.append(f"{report.nodeid}: {report.longreprtext}")
+            self.certification.trouble(f"{report.nodeid}: {report.longreprtext}")
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self.troubles.append(report.longreprtext)
+            self.certification.trouble(report.longreprtext)
 
     def pytest_internalerror(self, excrepr: object) -> None:
-        self.troubles.append(str(excrepr))
+        self.certification.trouble(str(excrepr))
 
-    def close(self) -> None:
-        """End what was begun here."""
-        self._preflight.shutdown()
-        self.troubles += self.suite.close()
+
+def certify(
+    *,
+    target: str | None = None,
+    driver: str | None = None,
+    services: Sequence[str] = (),
+    families: Sequence[str] = (),
+    only: Sequence[str] = (),
+    json_file: Path | None = None,
+    junit_file: Path | None = None,
+    events_file: Path | None = None,
+    verbose: int = 0,
+) -> int:
+    """Examine one implementation and report; the exit status of the contract.
+
+    The reports are written whatever the verdict.  Raises OSError, before anything is examined, when one cannot be.
+    """
+    from conformance.certification import Certification
+    from conformance.suite import Selection
+
+    selection = Selection(tuple(services), tuple(families), tuple(only))
+    with Certification.begin(
+        target,
+        driver,
+        selection,
+        json_file=json_file,
+        junit_file=junit_file,
+        events_file=events_file,
+        verbose=verbose,
+    ) as certification:
+        arguments = ["--pyargs", CHECKS, "-c", str(INI), "-p", "no:terminal", "-p", "no:randomly", "-p", "no:xdist"]
+        arguments += [f"--only={wanted}" for wanted in only]
+        pytest.main(arguments, plugins=[_Certified(certification)])
+        return certification.finish()

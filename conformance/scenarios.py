@@ -31,6 +31,7 @@ PER_ADDRESS = 2
 #: The idle time-outs under examination, seconds of the server's clock.
 SHORT = 2.0
 LONGER = 5.0
+BRIEF = 1.0
 #: Longer than any run of the suite, and never a default.
 LONG = 61.0
 
@@ -133,6 +134,12 @@ def _beside_a_stranger(declared: DeclaredService, place: Place) -> Settings:
     return settings
 
 
+def _port_taken(declared: DeclaredService, place: Place) -> Settings:
+    settings = usual(declared, place, plain_ports=2)
+    place.occupy(SERVER, settings["ports"][0])
+    return settings
+
+
 def _inheriting(declared: DeclaredService, place: Place) -> Settings:
     settings = usual(declared, place)
     del settings["bind"]
@@ -197,6 +204,28 @@ SCENARIOS: Mapping[str, Scenario] = _scenarios(
         frozenset({"max_connections", "restrictions"}),
     ),
     Scenario("idle", f"a time-out of {SHORT:g} s", _with(idle_timeout=SHORT), hurried=True),
+    Scenario("named", "a host name in the bind list", _with(bind=["localhost"]), frozenset({"bind"})),
+    Scenario("port_taken", "another program holds the first port of each service", _port_taken, may_refuse=True),
+    Scenario("restarted", "stopped and started again while others run", _with(bind=[SERVER])),
+    Scenario(
+        "restricted_everywhere",
+        "one client address denied, on a dual-stack listener",
+        _with(bind=["*"], deny=[DENIED_CLIENT]),
+        frozenset({"bind", "restrictions"}),
+    ),
+    Scenario("unlimited", "no limit: zero", _with(max_connections=0), frozenset({"max_connections"})),
+    Scenario(
+        "adjusted",
+        "a limit that is changed at run time",
+        _with(max_connections=LIMIT),
+        frozenset({"max_connections", "reload"}),
+    ),
+    Scenario(
+        "brief",
+        f"a time-out of {BRIEF:g} s, for requests that are never finished",
+        _with(idle_timeout=BRIEF),
+        frozenset({"idle_timeout"}),
+    ),
     Scenario("idle_longer", f"a time-out of {LONGER:g} s", _with(idle_timeout=LONGER), frozenset({"idle_timeout"})),
     Scenario(
         "quiet",

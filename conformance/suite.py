@@ -20,10 +20,11 @@ from conformance.check import (
     Mismatch,
     NotAssessable,
     NotOffered,
+    Refused,
 )
 from conformance.report.model import Result, TranscriptEvent, Verdict
 from conformance.scenarios import SCENARIOS
-from conformance.target import DriverError, Target, Unavailable
+from conformance.target import DriverError, DriverRefused, Target, Unavailable
 from conformance.transcript import Transcript
 from conformance.visit import Endpoint
 from conformance.watch import WATCHES, Key, Observatory, Seen
@@ -152,6 +153,10 @@ class Suite:
             site = self.target.site(case.check.scenario)
         except Unavailable as reason:
             raise NotAssessable(str(reason)) from None
+        except DriverRefused as refusal:
+            if SCENARIOS[case.check.scenario].may_refuse:
+                raise Refused(str(refusal)) from None
+            raise
         return Endpoint(
             site, case.service, case.channel, declared, self.target.credentials, str(self.target.ca_file), transcript
         )
@@ -180,7 +185,8 @@ class Suite:
         """The result of ``case``, from how its check ended."""
         expected = actual = reason = ""
         match error:
-            case None:
+            case None | Refused():
+                # Where a configuration may be refused, refusing it is all that is asked.
                 verdict = Verdict.PASS
             case Mismatch():
                 verdict, expected, actual = Verdict.FAIL, error.expected, error.actual

@@ -78,6 +78,36 @@ class Site:
     process: DriverProcess
     place: Place
     folder: Path
+    command: list[str]
+
+    def reload(self, settings: dict[str, Any]) -> str | None:
+        """Have the server take on other settings while it runs; why it did not, or None."""
+        answer = self.process.reload(settings)
+        if answer.error is None:
+            self.settings = settings
+        return answer.error
+
+    def restart(self) -> None:
+        """Stop the server and start it at once with the same settings, ports and data.  Raises DriverError."""
+        self.process.stop()
+        again = DriverProcess.start(self.command, self.settings, self.folder)
+        if isinstance(again, Unsupported):
+            raise DriverRefused(f"{again.setting}: {again.reason}")
+        self.process = again
+
+    def start_twin(self) -> str | None:
+        """Try to start a second server on the same ports: why it would not, or None when it said it was ready."""
+        folder = self.folder / "twin"
+        settings = {**self.settings, "data": str(folder / "data")}
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        try:
+            twin = DriverProcess.start(self.command, settings, folder, check_listening=False)
+        except DriverRefused as refusal:
+            return str(refusal)
+        if isinstance(twin, Unsupported):
+            return twin.reason
+        twin.stop()
+        return None
 
     @property
     def ready(self) -> Ready:
@@ -212,7 +242,7 @@ class Target:
             place.close()
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        return Site(scenario, settings, process, place, folder)
+        return Site(scenario, settings, process, place, folder, self.command)
 
     def _settings(self, scenario: Scenario, place: Place, folder: Path) -> tuple[dict[str, Any], list[Service]]:
         data = folder / "data"

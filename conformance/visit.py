@@ -11,10 +11,11 @@ import enum
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from conformance.check import Channel, Mismatch
 from conformance.contract import DeclaredService
@@ -25,6 +26,8 @@ from conformance.target import RELEASE, Site
 from conformance.transcript import Transcript
 from conformance.wire import PATIENCE, Ended, Ending, Silent, Wire, client_context
 from reference_server.settings import Service
+
+Outcome = TypeVar("Outcome")
 
 #: How long a connection that nobody greets is watched before it counts as left in the backlog (seconds).
 BACKLOG_PATIENCE = 0.7
@@ -311,6 +314,19 @@ class Endpoint:
 def served_at_once(visits: Iterable[Visit]) -> int:
     """How many of these sessions can still act, each proved by an answer of its own."""
     return sum(visit.is_alive() for visit in visits)
+
+
+def at_once(count: int, act: Callable[[], Outcome]) -> list[Outcome]:
+    """What ``count`` clients see that do the same at the same moment, each on a thread of its own."""
+    barrier = threading.Barrier(count)
+
+    def client(number: int) -> Outcome:
+        del number
+        barrier.wait(10)
+        return act()
+
+    with ThreadPoolExecutor(count, thread_name_prefix="client") as clients:
+        return list(clients.map(client, range(count)))
 
 
 _contexts: dict[str, ssl.SSLContext] = {}

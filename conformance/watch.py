@@ -308,6 +308,25 @@ def _in_idle_with_mail(watcher: Watcher) -> None:
         watcher.seen.trouble = "the server announced no new mail, so that its output was not put to the test"
 
 
+def _trickle(watcher: Watcher) -> None:
+    """One octet after another of a line that never ends, each well within the time-out."""
+    visit = watcher.enter()
+    idle_timeout = float(watcher.endpoint.settings["idle_timeout"]) / watcher.endpoint.site.ready.clock_rate
+    watcher.endpoint.dialect.begin(visit.wire)
+    anchor = visit.wire.last_sent_at
+    while time.monotonic() < anchor + watcher.seen.latest + 0.5:
+        try:
+            visit.wire.receive(0.5 * idle_timeout)
+        except Silent:
+            with contextlib.suppress(Ended):
+                visit.wire.send(b"x")
+        except Ended as end:
+            watcher.seen.ending = end.ending
+            watcher.seen.after = (visit.wire.ended_at or time.monotonic()) - anchor
+            return
+    watcher.seen.watched = time.monotonic() - anchor
+
+
 def _long_look(watcher: Watcher) -> None:
     """Far below a long time-out nothing happens."""
     visit = watcher.enter()
@@ -389,6 +408,7 @@ WATCHES: Mapping[str, Watch] = {
     "late_probe": Watch("a command shortly before the time is up", "idle", _late_probe, BEFORE),
     "longer": Watch("idle after a command, with a longer time-out", "idle_longer", _in_stage, None, "after_command"),
     "long": Watch("idle for a while, with a long time-out", "general", _long_look, BEFORE),
+    "trickle": Watch("a request that comes octet by octet and never ends", "brief", _trickle, Clock.TRICKLE),
     "alone": Watch("idle on a server without other traffic", "quiet", _in_stage, None, "after_command"),
     "refill": Watch("the limit filled by idle clients", "idle_and_full", _refill, BEFORE, exclusive=True),
     "refill_stuck": Watch(

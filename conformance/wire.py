@@ -470,6 +470,12 @@ class Reservation:
         self._mark.close()
 
 
+def addresses_of(name: str) -> list[str]:
+    """All addresses of a host name that this machine can use, as the resolver orders them."""
+    found = (info[4][0] for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
+    return [str(address) for address in dict.fromkeys(found) if ":" not in str(address) or has_ipv6()]
+
+
 def has_ipv6() -> bool:
     """Whether ``::1`` can be used on this machine."""
     try:

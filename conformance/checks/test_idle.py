@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from conformance.check import NO_CHANNEL, Channel, Inconclusive, Mismatch, NotAssessable, NotOffered, check
+from conformance.check import (
+    NO_CHANNEL,
+    Channel,
+    Inconclusive,
+    Latitude,
+    Mismatch,
+    NotAssessable,
+    NotOffered,
+    check,
+)
+from conformance.contract import Stage as Clock
 from conformance.visit import Endpoint
 from conformance.watch import Seen
 from reference_server.settings import Service
@@ -173,3 +183,52 @@ def test_the_forced_close_needs_no_help(observed: Observed, endpoint: Endpoint) 
     """The clients neither read nor close; their slots are free all the same."""
     del endpoint
     observed("refill_stuck").require()
+
+
+@check("IDL-09", scenario="stuck_and_full", needs=("max_connections",), watches=("refill_stuck",))
+def test_a_client_that_does_not_read_is_cut(observed: Observed, endpoint: Endpoint) -> None:
+    del endpoint
+    observed("refill_stuck").require()
+
+
+@check("IDL-10", scenario="brief", watches=("trickle",))
+def test_a_trickle_is_bounded(observed: Observed, endpoint: Endpoint) -> None:
+    """One octet every half time-out, of a line that never ends."""
+    if endpoint.declared.timers.trickle is None and Clock.TRICKLE not in endpoint.site.ready.timers.get(
+        endpoint.service, {}
+    ):
+        raise Latitude("no bound is declared for a request that is never finished")
+    seen = observed("trickle")
+    if seen.not_offered is not None:
+        raise Latitude("a request that is never finished is declared to be unbounded")
+    seen.require_closed()
+
+
+@check("IDL-14", scenario="idle", watches=("after_command",))
+def test_smtp_says_421_before_it_ends_an_idle_session(observed: Observed, endpoint: Endpoint) -> None:
+    seen = observed("after_command")
+    seen.require_closed()
+    if not endpoint.dialect.is_farewell(seen.said):
+        raise Latitude(f"ended without 421 ({seen.ending})")
+
+
+@check("IDL-15", scenario="idle", watches=("after_command",))
+def test_pop3_says_nothing_before_it_ends_an_idle_session(observed: Observed, endpoint: Endpoint) -> None:
+    del endpoint
+    seen = observed("after_command")
+    seen.require_closed()
+    if seen.said:
+        raise Latitude(f"ended with {seen.said.decode('utf-8', 'backslashreplace').strip()!r}")
+
+
+@check("IDL-20", scenario="general", channels=NO_CHANNEL)
+def test_the_default_of_smtp_is_five_minutes_or_more(endpoint: Endpoint) -> None:
+    require_default(endpoint, 300)
+
+
+@check("IDL-21", scenario="idle", watches=("in_idle",))
+def test_a_client_in_idle_is_not_ended_before_its_time(observed: Observed, endpoint: Endpoint) -> None:
+    timer = endpoint.declared.timers.imap_idle
+    if timer is not None and timer.seconds is None:
+        raise Latitude("a client in IDLE is declared never to be timed out")
+    observed("in_idle").require_not_early()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from conformance.check import NO_CHANNEL, Channel, Inconclusive, Mismatch, NotAssessable, check
+from conformance.check import NO_CHANNEL, Channel, Inconclusive, Latitude, Mismatch, NotAssessable, check
 from conformance.clients import CLIENT_ERRORS, CLIENTS
-from conformance.scenarios import FOREIGN, SECOND_SERVER, SERVER, SERVER_V6, THIRD_SERVER, UNBOUND_SERVER
+from conformance.scenarios import DENIED_CLIENT, FOREIGN, SECOND_SERVER, SERVER, SERVER_V6, THIRD_SERVER, UNBOUND_SERVER
 from conformance.target import DriverRefused
-from conformance.visit import Door, Endpoint, Form, Refusal, Visit
-from conformance.wire import Reservation
+from conformance.visit import Door, Endpoint, Form, Refusal, Visit, at_once
+from conformance.wire import Reservation, addresses_of
 
 Elsewhere = Callable[[str], Endpoint]
 
@@ -146,3 +146,71 @@ def test_the_port_can_be_somebody_elses_on_another_address(endpoint: Endpoint) -
 def test_the_default_list_is_inherited_and_can_be_overridden(endpoint: Endpoint, elsewhere: Elsewhere) -> None:
     require_binding(endpoint, [SECOND_SERVER])
     require_binding(elsewhere("overridden"), [THIRD_SERVER])
+
+
+@check("PRT-08", scenario="named")
+def test_all_addresses_of_a_host_name_are_bound(endpoint: Endpoint) -> None:
+    addresses = addresses_of("localhost")
+    served = [
+        address
+        for address in addresses
+        if all(isinstance(endpoint.attempt(Door(address, port)), Visit) for port in endpoint.ports)
+    ]
+    if not served:
+        raise Mismatch(f"service at the addresses of localhost ({', '.join(addresses)})", "none at any of them")
+    if served != addresses:
+        raise Latitude(f"localhost has the addresses {', '.join(addresses)}; served only at {', '.join(served)}")
+    for address in OTHERS:
+        if address not in addresses:
+            for port in endpoint.ports:
+                require_no_service(endpoint, Door(address, port))
+
+
+@check("PRT-10", scenario="restricted_everywhere")
+def test_an_ipv4_client_of_a_dual_stack_listener_is_an_ipv4_client(endpoint: Endpoint) -> None:
+    """A rule written for an IPv4 address bites, although the listener may see ``::ffff:a.b.c.d``."""
+    if not (endpoint.site.place.has_ipv6 and endpoint.declared.ipv6):
+        raise NotAssessable("no IPv6 here")
+    for port in endpoint.ports:
+        endpoint.visit(Door(SERVER_V6, port)).goodbye()
+        endpoint.visit(Door(SERVER, port)).goodbye()
+        outcome = endpoint.attempt(Door(SERVER, port), source=DENIED_CLIENT, patience=endpoint.patience)
+        if isinstance(outcome, Visit):
+            raise Mismatch(f"no service for the denied address {DENIED_CLIENT}", "it was served")
+
+
+@check("PRT-11", scenario="port_taken", channels=NO_CHANNEL)
+def test_a_port_in_use_is_reported(endpoint: Endpoint) -> None:
+    """To start with what is left is fine; not to start at all is, too, and then there is nothing to ask here."""
+    plain = endpoint.through(Channel.PLAIN)
+    taken, *others = plain.doors
+    for door in others:
+        plain.visit(door).goodbye()
+    if isinstance(plain.attempt(taken, patience=0.2), Visit):
+        raise Mismatch(f"port {taken.port} to stay with the program that has it", "the server serves there")
+
+
+@check("PRT-12", scenario="restarted", channels=NO_CHANNEL)
+def test_a_restart_binds_at_once_and_a_second_server_does_not(endpoint: Endpoint) -> None:
+    plain = endpoint.through(Channel.PLAIN)
+    # The server closes first, so that its side of the connection is left in TIME_WAIT.
+    plain.visit().goodbye()
+    try:
+        plain.site.restart()
+    except DriverRefused as refusal:
+        raise Mismatch("the server to be started again at once", str(refusal)) from None
+    plain.visit().goodbye()
+    if plain.site.start_twin() is None:
+        raise Mismatch("a second server on the same ports to be refused", "it said that it was ready")
+    plain.visit().goodbye()
+
+
+@check("PRT-13", scenario="general")
+def test_a_burst_below_the_limit_is_served(endpoint: Endpoint) -> None:
+    count = 20
+    if endpoint.settings.get("max_connections", count) < count:
+        raise NotAssessable(f"the limit is below {count}")
+    outcomes = at_once(count, endpoint.attempt)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
+    if refused:
+        raise Mismatch(f"all of {count} simultaneous clients to be served", f"{len(refused)} were not: {refused[0]}")
