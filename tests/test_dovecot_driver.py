@@ -24,18 +24,16 @@ from cryptography.x509.oid import NameOID
 from conformance import drivers, procfs
 from conformance.contract import Ready, Reloaded, Service, Stage, Unsupported
 from conformance.driver_process import DriverProcess, DriverRefused, describe, is_believable
-from conformance.drivers import confine, dovecot
+from conformance.drivers import confine
+from tests.components import needs
 
 COMMAND = drivers.command("dovecot")
 CLIENT, STRANGER = "127.0.0.9", "127.0.0.66"  # not the server's own address: that one counts as secured
 
-installed = shutil.which("dovecot", path=f"{os.environ['PATH']}:/usr/sbin") is not None
-needs_dovecot = pytest.mark.skipif(not installed, reason="needs dovecot (apt install dovecot-imapd dovecot-pop3d)")
-needs_mounts = pytest.mark.skipif(
-    not confine.mounts_allowed(), reason="needs mounts of its own (root, or user namespaces)"
+pytestmark = needs("dovecot")
+with_mounts = pytest.mark.skipif(
+    not confine.mounts_allowed(), reason="no mounts of one's own are allowed here (root, or user namespaces)"
 )
-needs_faketime = pytest.mark.skipif(not dovecot.faketime(), reason="needs libfaketime (apt install faketime)")
-pytestmark = needs_dovecot
 
 Scenario = dict[str, Any]
 Start = Callable[[Scenario], DriverProcess]
@@ -365,7 +363,7 @@ def test_the_limit_an_address_bites_at_login(scenario: Scenario, start: Start) -
         assert b"a OK" in other.log_in()
 
 
-@needs_mounts
+@with_mounts
 @pytest.mark.parametrize(
     ("settings", "served", "denied"),
     [
@@ -395,7 +393,7 @@ def test_restrictions(
             Client(imap["implicit_tls_ports"][0], tls=True, source=source)
 
 
-@needs_mounts
+@with_mounts
 def test_the_systems_own_list_of_hosts_is_not_touched(scenario: Scenario, start: Start) -> None:
     before = Path("/etc/hosts.allow").read_bytes()
     scenario["services"]["imap"]["deny"] = [STRANGER]
@@ -405,7 +403,7 @@ def test_the_systems_own_list_of_hosts_is_not_touched(scenario: Scenario, start:
 
 @pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None or not os.access("/usr/bin/python3", os.X_OK),
-    reason="needs root, to give it up, with setpriv and a python3 that everybody may run",
+    reason="there is no root to give up here, or no setpriv and python3 to do it with",
 )
 def test_without_root_it_does_the_same(scenario: Scenario, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
@@ -430,7 +428,7 @@ def test_without_root_it_does_the_same(scenario: Scenario, folder: Path, monkeyp
             assert stranger.hear() == b""
 
 
-@needs_faketime
+@needs("faketime")
 def test_fixed_timers_run_on_a_faster_clock(scenario: Scenario, start: Start) -> None:
     scenario["clock_rate"] = 200
     driver = start(scenario)

@@ -10,6 +10,7 @@ it is declared in this way, stands in docs/targets/dovecot.md.
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import grp
 import os
@@ -116,6 +117,7 @@ def faketime() -> Path | None:
     return next((Path(each) for each in sorted(glob.glob(_FAKETIME))), None)
 
 
+@functools.cache
 def _version() -> str:
     binary = shutil.which("dovecot", path=_SEARCH)
     if binary is None:
@@ -296,11 +298,12 @@ class Dovecot:
         wanted, until = _listeners(asked), time.monotonic() + within
         closing = self._listeners - wanted
         while True:
-            fresh = {name for pid, name in _login_processes(self._master.pid).items() if pid not in before}
             opened = procfs.listening()
-            if len(fresh) == len(asked.services) and wanted <= opened and not closing & opened:
-                self._listeners = wanted
-                return
+            if wanted <= opened and not closing & opened:
+                found = _login_processes(self._master.pid)
+                if len({name for pid, name in found.items() if pid not in before}) == len(asked.services):
+                    self._listeners = wanted
+                    return
             if (death := self.death()) is not None:
                 raise DriverFailed(f"{death} before it listened")
             if time.monotonic() > until:
@@ -310,11 +313,11 @@ class Dovecot:
 
 def _installed(asked: Asked) -> str:
     binary = shutil.which("dovecot", path=_SEARCH)
-    for service in asked.services:
-        if binary is None or not any((folder / f"{service.name}-login").exists() for folder in _LIBEXEC):
-            raise UnsupportedSetting(f"services.{service.name}", f"Dovecot is not installed: {_INSTALL}")
-    if binary is None:
+    parts = [f"{service.name}-login" for service in asked.services]
+    if binary is None or not all(any((folder / part).exists() for folder in _LIBEXEC) for part in parts):
         raise UnsupportedSetting("services", f"Dovecot is not installed: {_INSTALL}")
+    if not _version().startswith("2.3."):
+        raise UnsupportedSetting("services", f"Dovecot {_version()} is configured in another way than 2.3")
     return binary
 
 
