@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from certs.__main__ import main as make_certificates
 from conformance import contract
+from conformance.report import schema as report_schema
 from reference_server import passwords
 from reference_server.settings import (
     AccountSettings,
@@ -510,6 +511,7 @@ _SCHEMAS: dict[str, Callable[[], Document]] = {
     "scenario": lambda: contract.json_schema("scenario"),
     "describe": lambda: contract.json_schema("describe"),
     "events": lambda: contract.json_schema("events"),
+    "report": report_schema.json_schema,
 }
 
 
