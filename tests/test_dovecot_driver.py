@@ -25,7 +25,7 @@ from conformance import drivers, procfs
 from conformance.contract import Ready, Reloaded, Service, Stage, Unsupported
 from conformance.driver_process import DriverProcess, DriverRefused, describe, is_believable
 from conformance.drivers import confine
-from tests.components import needs
+from tests.components import needs, program
 
 COMMAND = drivers.command("dovecot")
 CLIENT, STRANGER = "127.0.0.9", "127.0.0.66"  # not the server's own address: that one counts as secured
@@ -185,6 +185,17 @@ def test_what_is_described_follows_the_contract() -> None:
 
 def test_an_invented_setting_is_unsupported(scenario: Scenario, folder: Path) -> None:
     assert is_believable(COMMAND, scenario, folder=folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="there is no root here, to hide an installed program")
+@with_mounts
+def test_where_it_is_missing_the_package_to_install_is_named(scenario: Scenario, folder: Path) -> None:
+    binary = program("dovecot")
+    hidden = ["unshare", "-m", "sh", "-c", f'mount --bind /dev/null {binary} && exec "$@"', "sh", *COMMAND]
+    assert describe(hidden).version == ""
+    answer = DriverProcess.start(hidden, scenario, folder)
+    assert isinstance(answer, Unsupported)
+    assert answer.reason == "Dovecot is not installed: apt install dovecot-imapd dovecot-pop3d"
 
 
 @pytest.mark.parametrize(
