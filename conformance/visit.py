@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from conformance.check import Channel, Mismatch
 from conformance.contract import DeclaredService
@@ -26,6 +25,9 @@ from conformance.target import RELEASE, Site
 from conformance.transcript import Transcript
 from conformance.wire import PATIENCE, Ended, Ending, Silent, Wire, client_context
 from reference_server.settings import Service
+
+if TYPE_CHECKING:
+    import ssl
 
 Outcome = TypeVar("Outcome")
 
