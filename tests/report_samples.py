@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from conformance.report import json_report, junit
 from conformance.report.model import Result, Run, TargetName, TranscriptEvent, Verdict
+from conformance.report.terminal import summary
+
+GOLDEN = Path(__file__).parent.parent / "fixtures" / "reports"
 
 NASTY = "\x1b[2J\x00 \ud800 ]]> <&\"' \u202e \ufffe \x9b"
 """What no renderer may pass on as it is: escapes, NUL, a lone surrogate, markup, direction overrides."""
@@ -95,3 +105,24 @@ def sound() -> Run:
         result("IDL-20/smtp/-", level="SHOULD"),
         target=TargetName("listenspec reference server", "0.1.0", "reference"),
     )
+
+
+def golden() -> dict[str, str]:
+    """Every form of both runs, by the name of its file in fixtures/reports."""
+    files: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, sample in (("broken", broken()), ("sound", sound())):
+            for columns, verbose in ((80, 0), (120, 1)):
+                console = Console(width=columns, file=io.StringIO(), highlight=False)
+                summary(sample, verbose, console)
+                files[f"{name}-{columns}.txt"] = console.file.getvalue()  # type: ignore[attr-defined]
+            files[f"{name}.xml"] = junit.document(sample)
+            json_report.write(sample, path := Path(folder, name))
+            files[f"{name}.json"] = path.read_text()
+    return files
+
+
+if __name__ == "__main__":
+    # python -m tests.report_samples: look at the difference before it is committed.
+    for file, text in golden().items():
+        (GOLDEN / file).write_text(text, "utf-8")

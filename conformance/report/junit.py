@@ -7,16 +7,12 @@ has name, classname and time, then at most one verdict, then what was printed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from conformance.report.model import FAMILIES, Result, Run, Verdict
+from conformance.report.model import FAMILIES, Result, Run, Verdict, printable
 from conformance.report.whole_file import write_whole
-
-#: XML 1.0 2.2: what is outside these ranges cannot be written in a document, not even as a reference.
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write(run: Run, path: Path) -> None:
@@ -102,7 +98,8 @@ def _evidence(result: Result) -> str:
 
 
 def _clean(text: str) -> str:
-    return _NOT_XML.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    """XML 1.0 2.2 cannot have every character; none that is printable is among those that it cannot have."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _seconds(seconds: float) -> str:

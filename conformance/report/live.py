@@ -59,7 +59,7 @@ class LiveProgress:
         """The run has begun: ``total`` results of ``target`` are to come."""
         self._target, self._total = target, total
         if self._live is not None:
-            self._live.start()
+            self._live.start(refresh=True)
         else:
             self._say(Text(f"examining {printable(target)}: {total} results to come"))
 

@@ -63,13 +63,13 @@ def summary(run: Run, verbose: int = 0, console: Console | None = None) -> None:
 
 def explain(result: Result, width: int = 100) -> str:
     """One result that did not pass, as plain text: what was required, what was seen, and how to see it again."""
-    return "\n".join(line for line, _ in _details(result, width))
+    return "\n".join(printable(line) for line, _ in _details(result, width))
 
 
 def _print(console: Console, lines: Iterable[Line]) -> None:
     for line, style in lines:
         # Commands must survive being copied, so nothing is folded here that was not folded already.
-        console.print(Text(line, style), soft_wrap=True)
+        console.print(Text(printable(line), style), soft_wrap=True)
 
 
 # -- the table -------------------------------------------------------------------------------------------------------
@@ -77,11 +77,11 @@ def _print(console: Console, lines: Iterable[Line]) -> None:
 
 def _table(results: Sequence[Result]) -> Table:
     unsettled = any(result.verdict.unsettled for result in results)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1 if unsettled else 2, 0, 0), header_style="bold")
     table.add_column("service", no_wrap=True, min_width=max(map(len, SERVICES)))
     table.add_column("family", no_wrap=True, overflow="ellipsis")
     for title in ("pass", "fail", "latitude", "not examined", *(["unsettled"] if unsettled else [])):
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right", no_wrap=True, min_width=len(title))
 
     def cells_of(verdicts: Sequence[Verdict]) -> list[Text]:
         return [Text(count, style) for count, style in _counts(verdicts)][: 5 if unsettled else 4]
@@ -92,8 +92,8 @@ def _table(results: Sequence[Result]) -> Table:
     before = None
     rows = sorted(found, key=_usual_order)
     for service, family in rows:
-        name = f"{family} {FAMILIES.get(family, '')}"
-        table.add_row(service if service != before else "", name, *cells_of(found[service, family]))
+        names = (service if service != before else "", f"{family} {FAMILIES.get(family, '')}")
+        table.add_row(*map(printable, names), *cells_of(found[service, family]))
         before = service
     if len(rows) > 1:
         table.add_row("", "all", *cells_of([result.verdict for result in results]))

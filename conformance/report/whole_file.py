@@ -24,7 +24,6 @@ def write_whole(path: Path, text: str) -> None:
     try:
         part.write_text(text, "utf-8")
         part.replace(path)
-    except OSError:
+    finally:
         with contextlib.suppress(OSError):
-            part.unlink()
-        raise
+            part.unlink(missing_ok=True)
