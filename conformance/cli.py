@@ -39,14 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         status: int = options.run(options)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Nobody reads any more.  What is still buffered must not be complained about when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     except KeyboardInterrupt:
         print("listenspec: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        return _cannot_write(error)
     return status
+
+
+def _cannot_write(error: OSError) -> int:
+    """Nobody reads any more, or the disk is full."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What is still buffered must not be complained about a second time when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE if isinstance(error, BrokenPipeError) else _complain(error, USAGE)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -124,7 +132,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from conformance.report.model import suite_version
 
-        parser.exit(message=f"listenspec {suite_version()}\n")
+        print(f"listenspec {suite_version()}")
+        parser.exit()
 
 
 # -- names -----------------------------------------------------------------------------------------------------------
@@ -135,7 +144,7 @@ def _known(kind: str, name: str, names: Iterable[str]) -> str:
     known = list(names)
     if name in known:
         return name
-    near = difflib.get_close_matches(name, known, 1, 0.5)
+    near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     raise argparse.ArgumentTypeError(f"there is no {kind} {name!r}; {hint}")
 
