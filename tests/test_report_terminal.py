@@ -208,17 +208,19 @@ def test_without_a_terminal_there_are_a_few_plain_lines(term: str, monkeypatch: 
         progress.finished(sound())
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert lines[:3] == [
-        "examining Dovecot 2.3.19: 400 results to come", "40 of 400  40 pass  5 s", "80 of 400  80 pass  10 s",
-    ]  # fmt: skip
+        "examining Dovecot 2.3.19: 400 results to come",
+        "40 of 400 after 5 s  40 pass",
+        "80 of 400 after 10 s  80 pass",
+    ]
     assert len(lines) == 4
     assert lines[3].startswith("fail LIM-11/imap/implicit: 4 \\x1b[2J\\x00")
     assert lines[3].endswith("xxx ...")
     assert lines[3].isprintable()
 
 
-def test_on_a_terminal_one_line_lives_and_leaves_only_what_failed() -> None:
+def test_on_a_terminal_two_lines_live_and_leave_only_what_failed() -> None:
     file = io.StringIO()
-    console = Console(width=80, file=file, force_terminal=True, no_color=True, highlight=False)
+    console = Console(width=120, file=file, force_terminal=True, no_color=True, highlight=False)
     with LiveProgress(console) as progress:
         progress.started("Dovecot " + NASTY, 2)
         progress.result(result("LIM-01/imap/plain"))
@@ -227,9 +229,16 @@ def test_on_a_terminal_one_line_lives_and_leaves_only_what_failed() -> None:
     written = file.getvalue()
     shown = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", written)
     assert "fail LIM-11/imap/implicit: 4\n" in shown
-    assert "2 of 2  1 pass  1 fail" in shown
-    assert written.endswith("\x1b[?25h\r\x1b[1A\x1b[2K"), "the line is taken away and the cursor shown"
+    assert "2 of 2 after 0 s  1 pass  1 fail" in shown
+    assert written.endswith("\x1b[?25h\r\x1b[1A\x1b[2K\x1b[1A\x1b[2K"), "both lines are gone and the cursor shows"
     assert "\x1b[2J" not in written
+
+
+def test_a_reason_of_many_lines_is_told_by_its_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with LiveProgress(Console(stderr=True, highlight=False)) as progress:
+        progress.started("Dovecot", 1)
+        progress.result(result("LIM-01/imap/plain", Verdict.ERROR, reason="the driver died\nTraceback"))
+    assert capsys.readouterr().err.splitlines()[1] == "error LIM-01/imap/plain: the driver died"
 
 
 def test_a_run_that_never_began_can_be_closed() -> None:

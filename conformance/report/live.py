@@ -1,4 +1,4 @@
-"""A run as a person watches it: a line that lives on a terminal, a few plain lines anywhere else.
+"""A run as a person watches it: two lines that live on a terminal, a few plain ones anywhere else.
 
 Owns: what is shown while a run lasts, on standard error, so that it never mixes with what the run has to say in the
 end.  Knows only :mod:`conformance.report.model`.
@@ -48,7 +48,7 @@ class LiveProgress:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._live = Live(
                 console=self._console,
-                get_renderable=self._line,
+                get_renderable=self._lines,
                 refresh_per_second=DRAWN,
                 transient=True,
                 redirect_stdout=False,
@@ -73,10 +73,12 @@ class LiveProgress:
         self._counts[result.verdict] += 1
         self._activity = result.id
         if result.verdict in _TOLD_AT_ONCE:
-            told = Text(f"{result.verdict} {printable(result.id)}: ", _STYLES[result.verdict])
-            words = printable(result.actual or result.reason)
-            told.append(words if len(words) <= 160 else f"{words[:156]} ...", "none")
-            self._say(told)
+            first, *_ = (result.actual or result.reason).splitlines() or [""]
+            words = printable(first)
+            head = f"{result.verdict} {printable(result.id)}: "
+            self._say(
+                Text.assemble((head, _STYLES[result.verdict]), words if len(words) <= 160 else f"{words[:156]} ...")
+            )
         self._now_and_then()
 
     def finished(self, run: Run) -> None:
@@ -85,7 +87,7 @@ class LiveProgress:
         self.close()
 
     def close(self) -> None:
-        """Take the line away.  May be called again."""
+        """Take the lines away.  May be called again."""
         if self._live is not None:
             self._live.stop()
 
@@ -106,20 +108,21 @@ class LiveProgress:
             self._say(self._numbers())
 
     def _numbers(self) -> Text:
-        text = Text(f"{self._counts.total()} of {self._total}")
+        text = Text(f"{self._counts.total()} of {self._total} after {self._clock() - self._begun:.0f} s")
         for verdict, style in _STYLES.items():
             if self._counts[verdict]:
                 text.append(f"  {self._counts[verdict]} {verdict}", style)
         unexamined = sum(count for verdict, count in self._counts.items() if verdict not in _STYLES)
         if unexamined:
             text.append(f"  {unexamined} not examined")
-        text.append(f"  {self._clock() - self._begun:.0f} s", "dim")
         return text
 
-    def _line(self) -> Text:
-        line = Text.assemble((f"{printable(self._target)}  ", "bold"), self._numbers())
-        line.append(f"  {printable(self._activity)}", "dim")
-        line.truncate(self._console.width - 1, overflow="ellipsis")
-        line.no_wrap = True
-        return line
-
+    def _lines(self) -> Text:
+        """The target and the numbers; below, what is going on.  Never folded: the cursor could not find back."""
+        numbers = Text.assemble((f"{printable(self._target)}  ", "bold"), self._numbers())
+        activity = Text(f"  {printable(self._activity)}", "dim")
+        for line in (numbers, activity):
+            line.truncate(self._console.width - 1, overflow="ellipsis")
+        text = Text("\n").join((numbers, activity))
+        text.no_wrap = True
+        return text
