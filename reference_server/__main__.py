@@ -1,0 +1,152 @@
+"""The server as a program: ``python -m reference_server CONFIG``.
+
+Owns: the command line, signals (SIGHUP reads the file again; SIGTERM and SIGINT stop), and what is told on the way: log
+lines for people, JSON lines for a driver.  Knows nothing of what the server does.
+
+Exit status: 0 when it was stopped, 2 when it could not start, with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reference_server.idle import PATIENCE
+from reference_server.server import Server, StartError
+from reference_server.settings import ServerSettings, SettingsError, load
+
+log = logging.getLogger("reference_server")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m reference_server", description="Run the reference mail server.")
+    parser.add_argument("config", type=Path, help="settings, TOML or JSON")
+    parser.add_argument("--events", action="store_true", help="tell a driver what happens, in JSON lines on stdout")
+    parser.add_argument("--exit-with-stdin", action="store_true", help="stop when standard input ends")
+    parser.add_argument(
+        "--no-uvloop", action="store_true", help="use asyncio's own loop even where uvloop is installed"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
+    options = parser.parse_args(arguments)
+    level = logging.DEBUG if options.verbose else logging.WARNING if options.events else logging.INFO
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        settings = load(options.config)
+        run(
+            settings,
+            reread=lambda: load(options.config),
+            tell=_tell if options.events else None,
+            with_stdin=options.exit_with_stdin,
+            uvloop=not options.no_uvloop,
+        )
+    except (SettingsError, StartError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(
+    settings: ServerSettings,
+    *,
+    reread: Callable[[], ServerSettings] | None = None,
+    tell: Callable[..., None] | None = None,
+    started: Callable[[Server], None] | None = None,
+    with_stdin: bool = False,
+    uvloop: bool = True,
+) -> None:
+    """Run a server until it is told to stop.  Raises :class:`StartError`.
+
+    ``reread`` gives the settings for a SIGHUP, ``tell`` is called with the events of the contract, ``started`` once with
+    the server when it listens.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory() if uvloop else None) as runner:
+        runner.run(_serve(settings, reread, tell, started, with_stdin))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _serve(
+    settings: ServerSettings,
+    reread: Callable[[], ServerSettings] | None,
+    tell: Callable[..., None] | None,
+    started: Callable[[Server], None] | None,
+    with_stdin: bool,
+) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    reloading = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    if reread is not None:
+        loop.add_signal_handler(signal.SIGHUP, reloading.set)
+    server = Server(settings)
+    await server.start()
+    for engine in server.engines.values():
+        log.info("%s listens on %s", engine.name, ", ".join(str(door) for door in engine.listeners))
+    if tell is not None:
+        timers = {
+            service: {"trickle": PATIENCE * settings.services[service].idle_timeout} for service in server.engines
+        }
+        tell("ready", pids=[os.getpid()], timers=timers)
+    if started is not None:
+        started(server)
+    if with_stdin:
+        threading.Thread(target=_await_end_of_stdin, args=(loop, stopping), daemon=True).start()
+    reloader = loop.create_task(_reload_when_asked(server, reloading, reread, tell))
+    await stopping.wait()
+    reloader.cancel()
+    await server.stop()
+
+
+async def _reload_when_asked(
+    server: Server,
+    asked: asyncio.Event,
+    reread: Callable[[], ServerSettings] | None,
+    tell: Callable[..., None] | None,
+) -> None:
+    while reread is not None:
+        await asked.wait()
+        asked.clear()
+        problem: str | None = None
+        try:
+            await server.reload(reread())
+        except (SettingsError, StartError) as error:
+            problem = str(error)
+            log.error("the new settings were refused, the old ones stay:\n%s", problem)
+        else:
+            log.info("the new settings are in force")
+        if tell is not None:
+            tell("reloaded", **({} if problem is None else {"error": problem}))
+
+
+def _await_end_of_stdin(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+    # A thread, because standard input may be a file, which no selector takes.
+    while os.read(0, 4096):
+        continue
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(stopping.set)
+
+
+def _tell(event: str, **details: Any) -> None:
+    print(json.dumps({"event": event, **details}), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,418 @@
+"""One connection of the engine's: bytes in, a session's actions out.
+
+Owns: the socket of an admitted client, TLS on it, what is still to be sent, the order in which things happen, and the
+ways in which a connection ends.  Its ticket is given back exactly once, whatever ends it.  Deliberately knows no
+protocol and no limit: :mod:`reference_server.listener` lets clients in, a Session says what they hear.
+
+Sockets are read and written as soon as they are ready, without a transport or a task in between
+(docs/adr/0001-readiness-callbacks.md).
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import socket
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from reference_server.session import (
+    Actions,
+    Close,
+    Peer,
+    Perform,
+    Send,
+    Session,
+    StartTls,
+    Unwatch,
+    Watch,
+)
+from reference_server.tls import TlsFailure, TlsPipe
+
+if TYPE_CHECKING:
+    from reference_server.admission import Ticket
+    from reference_server.listener import Engine
+
+log = logging.getLogger(__name__)
+
+READ_AT_ONCE: Final = 1 << 16
+#: With more than this to be sent (octets), nothing more is read from a client, so that it cannot ask for ever more.
+HIGH_WATER: Final = 1 << 18
+
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Phase(enum.Enum):
+    """Where a connection is."""
+
+    HANDSHAKE = enum.auto()
+    SESSION = enum.auto()
+    #: Everything has been said; what is still to be sent goes out, then the connection is closed.
+    LEAVING = enum.auto()
+    #: Closed on our side.  What the client still sends is thrown away, lest a reset costs it our last words.
+    LINGERING = enum.auto()
+    ENDED = enum.auto()
+
+
+class Connection:
+    """An admitted client."""
+
+    __slots__ = (
+        "_at_work",
+        "_backlog",
+        "_cancel_watch",
+        "_eof",
+        "_fd",
+        "_reading",
+        "_sock",
+        "_tls",
+        "_upgrading",
+        "_woken",
+        "engine",
+        "peer",
+        "phase",
+        "session",
+        "ticket",
+    )
+
+    def __init__(
+        self, engine: Engine, sock: socket.socket, peer: Peer, ticket: Ticket, session: Session, *, implicit: bool
+    ) -> None:
+        self.engine = engine
+        self.peer = peer
+        self.ticket: Ticket | None = ticket
+        self.session = session
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._tls: TlsPipe | None = None
+        self._backlog: bytearray | None = None
+        self._reading = False
+        self._at_work = False
+        self._eof = False
+        self._upgrading = False
+        self._woken = False
+        self._cancel_watch: Callable[[], None] | None = None
+        engine.heard(self)
+        if implicit:
+            assert engine.tls_context is not None
+            self._tls = TlsPipe(engine.tls_context)
+            self.phase = Phase.HANDSHAKE
+        else:
+            self.phase = Phase.SESSION
+            self._tell(session.connected, peer, None)
+        self._read_on()
+
+    # -- what the client does ------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        try:
+            data = self._sock.recv(READ_AT_ONCE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.abort()
+            return
+        if self.phase is Phase.LINGERING:
+            if not data:
+                self._end()
+        elif not data:
+            self._client_finished()
+        elif self._tls is None:
+            self.engine.heard(self)
+            self._tell(self.session.received, data)
+            self._note_unfinished()
+        else:
+            self._decrypt(data)
+
+    def _decrypt(self, records: bytes) -> None:
+        tls = self._tls
+        assert tls is not None
+        tls.feed(records)
+        try:
+            if self.phase is Phase.HANDSHAKE and not self._handshake(tls):
+                return
+            data = tls.read()
+        except TlsFailure as failure:
+            # Never back to plain text: whatever alert there is goes out, and that is the end.
+            log.debug("%s: TLS with %s failed: %s", self.engine.name, self.peer.address, failure)
+            self._put(tls.outgoing())
+            self._leave()
+            return
+        # Key updates and the like are answered here; they are no sign of life (RFC 8446 4.6.3).
+        self._put(tls.outgoing())
+        if data and self.phase is Phase.SESSION:
+            self.engine.heard(self)
+            self._tell(self.session.received, data)
+            self._note_unfinished()
+        if tls.closed:
+            self._client_finished()
+
+    def _handshake(self, tls: TlsPipe) -> bool:
+        """Go on with it: whether the session has begun.  Its time is counted as a whole, from its start."""
+        done = tls.handshake()
+        self._put(tls.outgoing())
+        if not done:
+            return False
+        security = tls.security()
+        if security.bits < self.engine.min_cipher_bits:
+            raise TlsFailure(f"{security.cipher} has {security.bits} bits only")
+        if self.phase is not Phase.HANDSHAKE:
+            return False
+        self.phase = Phase.SESSION
+        self.engine.heard(self)
+        if self._upgrading:
+            self._tell(self.session.secured, security)
+        else:
+            self._tell(self.session.connected, self.peer, security)
+        return True
+
+    def _client_finished(self) -> None:
+        """FIN, or close_notify: what was asked before is still answered (RFC 1122 4.2.2.13)."""
+        self._eof = True
+        self._read_no_more()
+        if not self._at_work:
+            self._leave()
+
+    def _note_unfinished(self) -> None:
+        if self.phase is Phase.SESSION and not self._at_work:
+            if self.session.unfinished:
+                self.engine.owes(self)
+            else:
+                self.engine.clock.owes_nothing(self)
+
+    # -- what the session wants ------------------------------------------------------------------------------------
+
+    def _tell(self, event: Callable[..., Actions], *details: Any) -> None:
+        """Tell the session something and do what it answers.  A bug of ours ends this connection and no other."""
+        try:
+            actions = event(*details)
+        except Exception:
+            self.engine.found_bug()
+            log.exception("%s: a session with %s broke", self.engine.name, self.peer.address)
+            self.abort()
+            return
+        self._carry_out(actions)
+
+    def _carry_out(self, actions: Actions) -> None:
+        for action in actions:
+            if self.phase is not Phase.SESSION:
+                return
+            match action:
+                case Send(data):
+                    self._send(data)
+                case Perform():
+                    self._begin_work(action)
+                    return
+                case Close():
+                    self._leave()
+                case StartTls():
+                    self._start_tls()
+                case Watch(subscribe):
+                    self._unwatch()
+                    self._cancel_watch = subscribe(self._wake)
+                case Unwatch():
+                    self._unwatch()
+
+    def _send(self, data: bytes) -> None:
+        if self._tls is not None:
+            self._tls.write(data)
+            data = self._tls.outgoing()
+        self._put(data)
+
+    def _start_tls(self) -> None:
+        assert self.engine.tls_context is not None, "a session asked for TLS that its policy does not offer"
+        self._tls = TlsPipe(self.engine.tls_context)
+        self.phase = Phase.HANDSHAKE
+        self._upgrading = True
+        self.engine.clock.owes_nothing(self)
+        self.engine.heard(self)
+
+    def _begin_work(self, work: Perform) -> None:
+        self._at_work = True
+        self._read_no_more()
+        self.engine.clock.rest(self)
+        self.engine.perform(work.job, lambda result, error: self._work_done(work, result, error))
+
+    def _work_done(self, work: Perform, result: Any, error: Exception | None) -> None:
+        self._at_work = False
+        if self.phase is not Phase.SESSION:
+            # The client has gone meanwhile; only now may the session let go of what the job was using.
+            self._tell_ended()
+            return
+        self.engine.heard(self)
+        if error is None:
+            self._tell(work.done, result)
+        else:
+            if not isinstance(error, OSError):
+                self.engine.found_bug()
+                log.error("%s: a job broke", self.engine.name, exc_info=error)
+            self._tell(self.session.failed, error)
+        if self._at_work or self.phase is not Phase.SESSION:
+            return
+        self._note_unfinished()
+        if self._eof:
+            self._leave()
+        else:
+            self._read_on()
+
+    def _wake(self) -> None:
+        """Called from any thread."""
+        if not self._woken:
+            self._woken = True
+            self.engine.soon(self._tell_woken)
+
+    def _tell_woken(self) -> None:
+        self._woken = False
+        if self.phase is Phase.SESSION and not self._at_work and self._cancel_watch is not None:
+            self._tell(self.session.woken)
+
+    def _unwatch(self) -> None:
+        cancel, self._cancel_watch = self._cancel_watch, None
+        if cancel is not None:
+            cancel()
+
+    # -- what is sent ----------------------------------------------------------------------------------------------
+
+    def _put(self, octets: bytes) -> None:
+        """Octets for the wire: at once if they fit, behind what is waiting otherwise."""
+        if not octets:
+            return
+        if self._backlog is not None:
+            self._backlog += octets
+        else:
+            try:
+                sent = self._sock.send(octets)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self.abort()
+                return
+            if sent == len(octets):
+                return
+            self._backlog = bytearray(octets[sent:])
+            self.engine.loop.add_writer(self._fd, self._writable)
+        if len(self._backlog) > HIGH_WATER:
+            self._read_no_more()
+
+    def _writable(self) -> None:
+        assert self._backlog is not None
+        try:
+            with memoryview(self._backlog) as view:
+                sent = self._sock.send(view)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.abort()
+            return
+        del self._backlog[:sent]
+        if self._backlog:
+            if self.phase in (Phase.SESSION, Phase.LEAVING) and not self._at_work:
+                # A client that takes what it asked for is being served; one that reads nothing makes no progress.
+                self.engine.heard(self)
+            return
+        self._backlog = None
+        self.engine.loop.remove_writer(self._fd)
+        if self.phase is Phase.LEAVING:
+            self._close_our_side()
+        elif not self._at_work and not self._eof:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if not self._reading and self.phase is not Phase.ENDED and not self._at_work:
+            self._reading = True
+            self.engine.loop.add_reader(self._fd, self._readable)
+
+    def _read_no_more(self) -> None:
+        if self._reading:
+            self._reading = False
+            self.engine.loop.remove_reader(self._fd)
+
+    # -- how it ends -----------------------------------------------------------------------------------------------
+
+    def idled(self) -> None:
+        """The client's time is up.  Nothing here waits for its help."""
+        self._farewell(self.session.idled)
+
+    def stop(self) -> None:
+        """The server stops: farewell.  Work under way is finished first, and then the session takes leave itself."""
+        if self._at_work:
+            self._tell(self.session.stopping)
+        else:
+            self._farewell(self.session.stopping)
+
+    def _farewell(self, event: Callable[[], Actions]) -> None:
+        if self.phase is Phase.SESSION:
+            self._tell(event)
+        if self.phase in (Phase.SESSION, Phase.HANDSHAKE):
+            self._leave()
+        if self.phase is Phase.LEAVING:
+            # It does not read: what could be sent was sent.
+            self.abort()
+
+    def _leave(self) -> None:
+        """End in good order: what is waiting goes out, then close_notify, then FIN.  The place is free at once."""
+        if self.phase not in (Phase.SESSION, Phase.HANDSHAKE):
+            return
+        self.phase = Phase.LEAVING
+        if self._tls is not None:
+            self._tls.notify_close()
+            self._put(self._tls.outgoing())
+        if self.phase is Phase.LEAVING and self._backlog is None:
+            self._close_our_side()
+
+    def _close_our_side(self) -> None:
+        if self._eof:
+            self._end()
+            return
+        self.phase = Phase.LINGERING
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._end()
+            return
+        self._let_go()
+        self.engine.lingering.heard(self, self.engine.now())
+        self.engine.watch_lingering()
+        self._read_on()
+
+    def abort(self) -> None:
+        """End at once, with a reset when something could not be delivered."""
+        if self.phase is Phase.ENDED:
+            return
+        if self._backlog is not None:
+            try:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            except OSError:
+                log.debug("%s: %s is gone already", self.engine.name, self.peer.address)
+        self._end()
+
+    def _let_go(self) -> None:
+        """Everything that was held for the client is free, once."""
+        ticket, self.ticket = self.ticket, None
+        if ticket is None:
+            return
+        ticket.give_back()
+        self.engine.left(self)
+        self._unwatch()
+        if not self._at_work:
+            self._tell_ended()
+
+    def _tell_ended(self) -> None:
+        try:
+            self.session.ended()
+        except Exception:
+            self.engine.found_bug()
+            log.exception("%s: a session with %s broke at its end", self.engine.name, self.peer.address)
+
+    def _end(self) -> None:
+        if self.phase is Phase.ENDED:
+            return
+        self.phase = Phase.ENDED
+        self._read_no_more()
+        if self._backlog is not None:
+            self._backlog = None
+            self.engine.loop.remove_writer(self._fd)
+        self.engine.lingering.forget(self)
+        self._sock.close()
+        self._let_go()

@@ -1,0 +1,207 @@
+"""Which session is behind which listener; start, reload, stop.
+
+Owns: the engines of all services and the one mail store they share, and the way from settings to both.  Deliberately knows
+nothing of what sessions say or of how a connection is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reference_server.admission import Limits
+from reference_server.listener import Behaviour, BindError, Door, Engine, Listener, addresses_of, has_ipv6
+from reference_server.mailstore import MailStore
+from reference_server.protocols import imap, pop3, smtp
+from reference_server.session import Policy, Refusal, Session
+from reference_server.settings import ServerSettings, Service, ServiceSettings
+from reference_server.tls import CertificateError, server_context
+
+if TYPE_CHECKING:
+    import ssl
+
+log = logging.getLogger(__name__)
+
+#: Threads for work that may block.
+WORKERS = 16
+#: How long clients may take to leave when the server stops, work under way included (seconds).
+STOP_WITHIN = 5.0
+
+
+class StartError(Exception):
+    """The server cannot run with these settings; ``problems`` has one line for each reason."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """What a service speaks, and how it turns clients away."""
+
+    session: Callable[[Policy, MailStore], Session]
+    refusal: Callable[[Refusal], bytes]
+
+
+SPEAKERS: Mapping[Service, Speaker] = {
+    Service.SMTP: Speaker(smtp.SmtpSession, smtp.refusal),
+    Service.POP3: Speaker(pop3.Pop3Session, pop3.refusal),
+    Service.IMAP: Speaker(imap.ImapSession, imap.refusal),
+}
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What one service will be, with everything made that can fail."""
+
+    settings: ServiceSettings
+    behaviour: Behaviour
+    limits: Limits
+    doors: list[Door]
+
+
+class Server:
+    """The reference server.  Its methods belong to one event loop."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.engines: dict[Service, Engine] = {}
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="work")
+        self._store: MailStore | None = None
+
+    @property
+    def bugs(self) -> int:
+        """Exceptions that should never have happened, in all services."""
+        return sum(engine.bugs for engine in self.engines.values())
+
+    async def start(self) -> None:
+        """Listen.  Raises :class:`StartError` with nothing left open."""
+        try:
+            self._store = MailStore(self.settings.data, self.settings.accounts)
+        except OSError as error:
+            raise StartError([f"data: {error.filename or self.settings.data}: {error.strerror}"]) from None
+        self._apply(self.settings)
+        for warning in self.settings.warnings:
+            log.warning("%s", warning)
+
+    async def reload(self, settings: ServerSettings) -> None:
+        """Take on other settings.  Raises :class:`StartError`, and then nothing has changed.
+
+        Listeners that did not change keep their sockets, and services their sessions and counts.
+        """
+        if settings.data != self.settings.data:
+            raise StartError(["data: cannot be changed while the server runs"])
+        self._apply(settings)
+        assert self._store is not None
+        self._store.change_accounts(settings.accounts)
+        self.settings = settings
+
+    async def stop(self) -> None:
+        """Listen no more, let everybody take leave, finish what is under way."""
+        engines = list(self.engines.values())
+        for engine in engines:
+            engine.stop()
+        await asyncio.gather(*(engine.emptied(STOP_WITHIN) for engine in engines))
+        for engine in engines:
+            engine.abort()
+        await asyncio.get_running_loop().run_in_executor(None, self._workers.shutdown)
+
+    # -- from settings to engines ------------------------------------------------------------------------------------
+
+    def _apply(self, settings: ServerSettings) -> None:
+        """All or nothing: whatever can fail is done first."""
+        plans = self._plans(settings)
+        opened = self._open(plans)
+        for service in [service for service in self.engines if service not in plans]:
+            engine = self.engines.pop(service)
+            engine.stop()
+        for service, plan in plans.items():
+            engine = self.engines[service]
+            engine.admission.change(plan.limits)
+            engine.behaviour = plan.behaviour
+            engine.set_idle_timeout(plan.settings.idle_timeout)
+            engine.close([door for door in engine.listeners if door not in plan.doors])
+        for listener in opened:
+            listener.engine.adopt(listener)
+
+    def _plans(self, settings: ServerSettings) -> dict[Service, _Plan]:
+        plans: dict[Service, _Plan] = {}
+        problems: list[str] = []
+        for service, table in settings.services.items():
+            if not table.enabled:
+                continue
+            if service not in SPEAKERS:
+                problems.append(f"services.{service}: this version of the server does not have that service")
+                continue
+            try:
+                plans[service] = self._plan(service, table, settings)
+            except CertificateError as error:
+                problems.append(f"services.{service}.certificate: {error}")
+            except BindError as error:
+                problems.append(f"services.{service}.bind: {error}")
+        if problems:
+            raise StartError(problems)
+        return plans
+
+    def _plan(self, service: Service, table: ServiceSettings, settings: ServerSettings) -> _Plan:
+        context: ssl.SSLContext | None = None
+        if table.certificate is not None and (table.explicit_tls or table.implicit_tls_ports):
+            certificate = settings.certificates[table.certificate]
+            # A context for each service: what one hands out for resumption is of no use at another.
+            context = server_context(certificate.chain, certificate.key, settings.min_cipher_bits)
+        policy = Policy(settings.hostname, table.explicit_tls, table.require_tls_for_login)
+        speaker, store = SPEAKERS[service], self._store
+        assert store is not None
+        return _Plan(
+            table,
+            Behaviour(lambda: speaker.session(policy, store), speaker.refusal, context, settings.min_cipher_bits),
+            Limits(table.max_connections, table.max_connections_per_ip or 0, table.allow, table.deny),
+            doors_of(table),
+        )
+
+    def _open(self, plans: Mapping[Service, _Plan]) -> list[Listener]:
+        """Open what is not open yet.  Raises :class:`StartError`, with everything closed again."""
+        loop = asyncio.get_running_loop()
+        opened: list[Listener] = []
+        fresh: dict[Service, Engine] = {}
+        problems: list[str] = []
+        for service, plan in plans.items():
+            engine = self.engines.get(service)
+            if engine is None:
+                engine = fresh[service] = Engine(
+                    service.value, loop, self._workers, plan.limits, plan.settings.idle_timeout, plan.behaviour
+                )
+            for door in plan.doors:
+                if door not in engine.listeners:
+                    try:
+                        opened.append(engine.open(door))
+                    except BindError as error:
+                        problems.append(f"services.{service}: cannot listen on {error}")
+        if problems:
+            for listener in opened:
+                listener.close()
+            raise StartError(problems)
+        self.engines.update(fresh)
+        return opened
+
+
+def doors_of(table: ServiceSettings) -> list[Door]:
+    """Every address and port that a service is to listen on.  Raises :class:`BindError` for an unknown host name."""
+    addresses: dict[str, bool] = {}
+    for bind in table.bind:
+        if bind == "*":
+            addresses["::" if has_ipv6() else "0.0.0.0"] = True
+        else:
+            for address in addresses_of(bind):
+                addresses.setdefault(address, address == "::" and "0.0.0.0" not in table.bind)
+    return [
+        Door(address, port, implicit=implicit, any_version=any_version and address == "::")
+        for implicit, ports in ((False, table.ports), (True, table.implicit_tls_ports))
+        for port in ports
+        for address, any_version in addresses.items()
+    ]
