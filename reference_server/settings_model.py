@@ -256,13 +256,6 @@ class ServerSettings(SettingsDocument):
         """The services that are to run."""
         return {service: settings for service, settings in self.services.items() if settings.enabled}
 
-    def certificate_of(self, service: Service) -> CertificateSettings | None:
-        """The certificate that a service shows: the one it names, or the only one; None where there is none."""
-        named = self.services[service].certificate
-        if named is None and len(self.certificates) == 1:
-            named = next(iter(self.certificates))
-        return self.certificates[named] if named is not None else None
-
 
 _CUSTOMARY_PORTS: Mapping[Service, tuple[int, ...]] = {
     Service.SMTP: (25, 587),

@@ -34,7 +34,10 @@ def inherited(document: SettingsDocument) -> dict[Service, ServiceSettings]:
     for service in Service:
         if service in document.services:
             start = ServiceSettings() if document.format is not None else defaults_of(service)
-            services[service] = start.model_copy(update={**shared, **_written(document.services[service])})
+            settings = start.model_copy(update={**shared, **_written(document.services[service])})
+            if settings.certificate is None and settings.offers_tls and len(document.certificates) == 1:
+                settings = settings.model_copy(update={"certificate": next(iter(document.certificates))})
+            services[service] = settings
     return services
 
 

@@ -422,9 +422,9 @@ def test_any_free_port_can_be_asked_for_many_times(folder: Path) -> None:
 
 
 def test_the_only_certificate_need_not_be_named(folder: Path) -> None:
-    settings = parse({"certificates": MAIN, "services": {"imap": {"explicit_tls": True}}}, folder)
-    assert settings.services[Service.IMAP].certificate is None
-    assert settings.certificate_of(Service.IMAP) == settings.certificates["main"]
+    settings = parse({"certificates": MAIN, "services": {"imap": {"explicit_tls": True}, "pop3": {}}}, folder)
+    assert settings.services[Service.POP3].certificate is None
+    assert settings.services[Service.IMAP].certificate == "main"
 
 
 def test_one_of_several_certificates_must_be_chosen_where_tls_is_on(folder: Path) -> None:
