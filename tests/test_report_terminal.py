@@ -116,6 +116,11 @@ def test_what_could_not_be_settled_comes_with_what_to_do() -> None:
             "CONFORMANT after 9.8 s: every MUST that was examined holds. 3 requirements examined: 4 pass.",
         ),
         (
+            run(result("LIM-01/imap/-"), result("LIM-27/imap/-", Verdict.FAIL, level="SHOULD")),
+            "CONFORMANT after 9.8 s: every MUST that was examined holds; 1 lesser requirement failed. "
+            "2 requirements examined: 1 pass, 1 fail.",
+        ),
+        (
             broken(),
             "NOT CONFORMANT after 9.8 s: 1 MUST requirement broken. 7 requirements examined: "
             "5 pass, 2 fail, 2 latitude, 1 inconclusive, 1 error, 3 not examined.",

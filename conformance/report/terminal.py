@@ -154,7 +154,8 @@ def _transcript(result: Result, width: int) -> Iterator[Line]:
         source = {"client": "C:", "server": "S:"}.get(event.source, "--")
         mark = "TLS" if event.tls else "   "
         prefix = f"  {event.at:8.3f} #{event.connection:<2} {mark} {source} "
-        folded = textwrap.wrap(printable(event.data), max(20, width - len(prefix)), drop_whitespace=False) or [""]
+        room = max(20, width - len(prefix))
+        folded = textwrap.wrap(printable(event.data), room, drop_whitespace=False, break_on_hyphens=False) or [""]
         if len(folded) > TALLEST_ENTRY:
             folded = [*folded[: TALLEST_ENTRY - 1], folded[TALLEST_ENTRY - 1][:-4].rstrip() + " ..."]
         for line in folded:
@@ -255,6 +256,8 @@ def _verdict(run: Run, width: int) -> Iterator[Line]:
     match run.verdict:
         case Conformance.CONFORMANT:
             style, words = "bold green", f"CONFORMANT {after}: every MUST that was examined holds."
+            if declined := {result.requirement for result in run.results if result.verdict is Verdict.FAIL}:
+                words = f"{words[:-1]}; {_of(len(declined), 'lesser requirement')} failed."
         case Conformance.NON_CONFORMANT:
             broken = {result.requirement for result in binding if result.verdict is Verdict.FAIL}
             style, words = "bold red", f"NOT CONFORMANT {after}: {_of(len(broken), 'MUST requirement')} broken."
