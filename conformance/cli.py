@@ -94,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "config", nargs="?", type=Path, metavar="CONFIG", help="its settings (TOML or JSON); without them, a demo"
     )
+    serve.add_argument(
+        "--offset", type=int, default=1000, metavar="N", help="what the demo adds to the usual ports (default: 1000)"
+    )
 
     listing = _command(commands, "requirements", _requirements, "list what is required, or all about one requirement")
     listing.add_argument("name", nargs="?", type=_requirement_or_family, metavar="ID|FAMILY", help="LIM-11, or LIM")
@@ -221,7 +224,7 @@ def _certify(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     from conformance.serve import serve
 
-    return serve(options.config)
+    return serve(options.config, offset=options.offset)
 
 
 def _requirements(options: argparse.Namespace) -> int:
