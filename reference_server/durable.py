@@ -1,0 +1,77 @@
+"""Files that are still there after the power failed.
+
+Owns: the order in which bytes, names and folders are forced to the disk.  Knows nothing of mail.
+
+There is no queue of writers here and no leader that syncs for the others, although several threads deliver at
+once: journaling file systems gather the fsync calls of all threads into one commit of their own, and do it better
+than Python threads that wait for one another (``docs/benchmarks.md`` has the numbers).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def create(path: str | Path, data: bytes) -> None:
+    """A new file with ``data``, which is on the disk on return; its name is only after :func:`sync_folder`.
+
+    Raises OSError (FileExistsError if there is one); then nothing is left of it.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with undone(lambda: os.unlink(path)):
+        try:
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put ``data`` in place of what ``path`` held: whoever looks, now or after a crash, finds the old or the new."""
+    fresh = path.with_name(f"{path.name}.fresh")
+    fresh.unlink(missing_ok=True)  # what a crash has left
+    create(fresh, data)
+    with undone(fresh.unlink):
+        os.rename(fresh, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: str | Path) -> None:
+    """Force the names in a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """A folder with all that lead to it, for the owner's eyes only; it may be there already."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_folder(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    sync_folder(path.parent)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """os.write may write less than it was given, on a disk that fills up for one."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+@contextlib.contextmanager
+def undone(undo: Callable[[], object]) -> Iterator[None]:
+    """Run ``undo`` when the block raises; the first error is the one that is told."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            undo()
+        raise
