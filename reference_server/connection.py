@@ -186,13 +186,11 @@ class Connection:
     def _tell(self, event: Callable[..., Actions], *details: Any) -> None:
         """Tell the session something and do what it answers.  A bug of ours ends this connection and no other."""
         try:
-            actions = event(*details)
+            self._carry_out(event(*details))
         except Exception:
             self.engine.found_bug()
             log.exception("%s: a session with %s broke", self.engine.name, self.peer.address)
             self.abort()
-            return
-        self._carry_out(actions)
 
     def _carry_out(self, actions: Actions) -> None:
         for action in actions:
@@ -291,7 +289,7 @@ class Connection:
             if sent == len(octets):
                 return
             self._backlog = bytearray(octets[sent:])
-            self.engine.loop.add_writer(self._fd, self._writable)
+            self.engine.ready.add_writer(self._fd, self._writable)
         if len(self._backlog) > HIGH_WATER:
             self._read_no_more()
 
@@ -312,7 +310,7 @@ class Connection:
                 self.engine.heard(self)
             return
         self._backlog = None
-        self.engine.loop.remove_writer(self._fd)
+        self.engine.ready.remove_writer(self._fd)
         if self.phase is Phase.LEAVING:
             self._close_our_side()
         elif not self._at_work and not self._eof:
@@ -321,12 +319,12 @@ class Connection:
     def _read_on(self) -> None:
         if not self._reading and self.phase is not Phase.ENDED and not self._at_work:
             self._reading = True
-            self.engine.loop.add_reader(self._fd, self._readable)
+            self.engine.ready.add_reader(self._fd, self._readable)
 
     def _read_no_more(self) -> None:
         if self._reading:
             self._reading = False
-            self.engine.loop.remove_reader(self._fd)
+            self.engine.ready.remove_reader(self._fd)
 
     # -- how it ends -----------------------------------------------------------------------------------------------
 
@@ -412,7 +410,7 @@ class Connection:
         self._read_no_more()
         if self._backlog is not None:
             self._backlog = None
-            self.engine.loop.remove_writer(self._fd)
+            self.engine.ready.remove_writer(self._fd)
         self.engine.lingering.forget(self)
         self._sock.close()
         self._let_go()

@@ -23,6 +23,7 @@ from reference_server.address_range import IPAddress, normalise
 from reference_server.admission import Admission, Limits
 from reference_server.connection import Connection
 from reference_server.idle import IdleClock
+from reference_server.readiness import Readiness
 from reference_server.session import Peer, Refusal, Session
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Engine:
         self,
         name: str,
         loop: asyncio.AbstractEventLoop,
+        ready: Readiness,
         workers: ThreadPoolExecutor,
         limits: Limits,
         idle_timeout: float,
@@ -89,6 +91,7 @@ class Engine:
     ) -> None:
         self.name = name
         self.loop = loop
+        self.ready = ready
         self.now = loop.time
         self.admission = Admission(limits)
         self.clock: IdleClock[Connection] = IdleClock(idle_timeout)
@@ -277,13 +280,13 @@ class Listener:
 
     def start(self) -> None:
         """Begin to accept."""
-        self.engine.loop.add_reader(self._sock, self._acceptable)
+        self.engine.ready.add_reader(self._sock.fileno(), self._acceptable)
 
     def close(self) -> None:
         """Accept nobody any more; who waits in the backlog is turned away by the kernel."""
         if self._resting is not None:
             self._resting.cancel()
-        self.engine.loop.remove_reader(self._sock)
+        self.engine.ready.remove_reader(self._sock.fileno())
         self._sock.close()
 
     def _acceptable(self) -> None:
@@ -310,7 +313,7 @@ class Listener:
 
     def _rest(self, error: OSError) -> None:
         log.warning("%s at %s: cannot accept for a moment: %s", self.engine.name, self.door, error.strerror)
-        self.engine.loop.remove_reader(self._sock)
+        self.engine.ready.remove_reader(self._sock.fileno())
         self._resting = self.engine.loop.call_later(REST, self._resume)
 
     def _resume(self) -> None:
@@ -328,7 +331,7 @@ class _Told:
         self._sock = sock
         engine.lingering.heard(self, engine.now())
         engine.watch_lingering()
-        engine.loop.add_reader(sock, self._readable)
+        engine.ready.add_reader(sock.fileno(), self._readable)
 
     def _readable(self) -> None:
         try:
@@ -343,7 +346,7 @@ class _Told:
     def abort(self) -> None:
         """Its moment is over."""
         self._engine.lingering.forget(self)
-        self._engine.loop.remove_reader(self._sock)
+        self._engine.ready.remove_reader(self._sock.fileno())
         self._sock.close()
 
 

@@ -17,6 +17,7 @@ from reference_server.admission import Limits
 from reference_server.listener import Behaviour, BindError, Door, Engine, Listener, addresses_of, has_ipv6
 from reference_server.mailstore import MailStore
 from reference_server.protocols import imap, pop3, smtp
+from reference_server.readiness import Readiness, readiness
 from reference_server.session import Policy, Refusal, Session
 from reference_server.settings import ServerSettings, Service, ServiceSettings
 from reference_server.tls import CertificateError, server_context
@@ -73,6 +74,7 @@ class Server:
         self.engines: dict[Service, Engine] = {}
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="work")
         self._store: MailStore | None = None
+        self._ready: Readiness | None = None
 
     @property
     def bugs(self) -> int:
@@ -85,6 +87,7 @@ class Server:
             self._store = MailStore(self.settings.data, self.settings.accounts)
         except OSError as error:
             raise StartError([f"data: {error.filename or self.settings.data}: {error.strerror}"]) from None
+        self._ready = readiness(asyncio.get_running_loop())
         self._apply(self.settings)
         for warning in self.settings.warnings:
             log.warning("%s", warning)
@@ -167,6 +170,7 @@ class Server:
     def _open(self, plans: Mapping[Service, _Plan]) -> list[Listener]:
         """Open what is not open yet.  Raises :class:`StartError`, with everything closed again."""
         loop = asyncio.get_running_loop()
+        assert self._ready is not None
         opened: list[Listener] = []
         fresh: dict[Service, Engine] = {}
         problems: list[str] = []
@@ -174,7 +178,7 @@ class Server:
             engine = self.engines.get(service)
             if engine is None:
                 engine = fresh[service] = Engine(
-                    service.value, loop, self._workers, plan.limits, plan.settings.idle_timeout, plan.behaviour
+                    service.value, loop, self._ready, self._workers, plan.limits, plan.settings.idle_timeout, plan.behaviour
                 )
             for door in plan.doors:
                 if door not in engine.listeners:
