@@ -158,7 +158,7 @@ class Suite:
                 raise Refused(str(refusal)) from None
             raise
         return Endpoint(
-            site, case.service, case.channel, declared, self.target.credentials, str(self.target.ca_file), transcript
+            site, case.service, case.channel, declared, self.target.credentials(case.service), str(self.target.ca_file), transcript
         )
 
     def endpoint_elsewhere(self, scenario: str, near: Endpoint) -> Endpoint:
@@ -177,7 +177,7 @@ class Suite:
 
     def transcript(self) -> Transcript:
         """A fresh record that hides this run's password."""
-        return Transcript((self.target.credentials.password.encode(),))
+        return Transcript((self.target.password.encode(),))
 
     # -- what came out ----------------------------------------------------------------------------------------------
 

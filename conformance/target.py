@@ -31,6 +31,9 @@ from reference_server.settings import Service
 
 #: Ports are taken from here: below the kernel's ephemeral range, above what services customarily use.
 PORTS = range(20000, 32000)
+#: The accounts of every scenario.  The first is for checks; observers share the others, since a maildrop has room for
+#: one POP3 session at a time (RFC 1939 4).
+ACCOUNTS = ("alice", *(f"observer{number}" for number in range(1, 31)))
 #: A freed slot must be usable within this many seconds, or within what the target declares.
 RELEASE = 2.0
 
@@ -133,7 +136,8 @@ class Target:
         # Servers that change their user must be able to reach their data through it.
         self.folder = Path(tempfile.mkdtemp(prefix="listenspec-"))
         self.folder.chmod(0o755)
-        self.credentials = Credentials("alice", secrets.token_urlsafe(12), "alice@example.test")
+        #: One password for all accounts of the run, so that there is one secret to keep out of reports.
+        self.password = secrets.token_urlsafe(12)
         self.authority = Authority.create()
         self._ca_file = self.folder / "ca.pem"
         self._sites: dict[str, Future[Site]] = {}
@@ -163,6 +167,10 @@ class Target:
     def declared(self, service: Service) -> DeclaredService:
         """What it says of one of its services."""
         return self.description.services[service]
+
+    def credentials(self, service: Service, name: str = ACCOUNTS[0]) -> Credentials:
+        """How to sign in to one of its services."""
+        return Credentials(name, self.password, f"{name}@example.test", self.declared(service).login.by)
 
     def check_honesty(self) -> None:
         """Raises DriverError when the driver says ``ready`` to a setting that nobody has."""
@@ -255,11 +263,7 @@ class Target:
             "data": str(data),
             "certificates": {"main": {"chain": str(self.chain_file), "key": str(self.key_file)}},
             "accounts": [
-                {
-                    "name": self.credentials.name,
-                    "password": self.credentials.password,
-                    "address": self.credentials.address,
-                }
+                {"name": name, "password": self.password, "address": f"{name}@example.test"} for name in ACCOUNTS
             ],
             "services": {service.value: scenario.build(self.declared(service), place) for service in chosen},
         }

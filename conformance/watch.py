@@ -19,7 +19,7 @@ from conformance.contract import Timer
 from conformance.dialects import NotServed
 from conformance.dialects.dialect import Malformed
 from conformance.scenarios import LONG, LONGER
-from conformance.target import DriverError, Target, Unavailable
+from conformance.target import ACCOUNTS, DriverError, Target, Unavailable
 from conformance.transcript import Transcript
 from conformance.visit import Endpoint, Refusal, Visit
 from conformance.wire import Ended, Ending, Silent, Wire
@@ -120,6 +120,8 @@ class Watch:
     stage: str | None = None
     #: Only one of these at a time in one service of the scenario: it fills the limit.
     exclusive: bool = False
+    #: The client signs in; POP3 then needs a maildrop of its own.
+    signs_in: bool = False
 
 
 @dataclass(slots=True)
@@ -395,16 +397,18 @@ WATCHES: Mapping[str, Watch] = {
     ),
     "half_line": Watch("half a command line", "idle", _half_line, BEFORE),
     "after_command": Watch("idle after a command", "idle", _in_stage, None, "after_command"),
-    "after_login": Watch("idle after signing in", "idle", _in_stage, None, "after_login"),
+    "after_login": Watch("idle after signing in", "idle", _in_stage, None, "after_login", signs_in=True),
     "in_text": Watch("silent in the text of a message", "idle", _in_stage, None, "in_text"),
     "in_sasl": Watch("silent in an authentication exchange", "idle", _in_stage, None, "in_sasl"),
-    "in_literal": Watch("silent in a literal", "idle", _in_stage, None, "in_literal"),
-    "in_idle": Watch("silent in IDLE", "idle", _in_stage, None, "in_idle"),
-    "in_idle_with_mail": Watch("in IDLE, hearing of new mail", "idle", _in_idle_with_mail, Clock.IMAP_IDLE),
+    "in_literal": Watch("silent in a literal", "idle", _in_stage, None, "in_literal", signs_in=True),
+    "in_idle": Watch("silent in IDLE", "idle", _in_stage, None, "in_idle", signs_in=True),
+    "in_idle_with_mail": Watch(
+        "in IDLE, hearing of new mail", "idle", _in_idle_with_mail, Clock.IMAP_IDLE, signs_in=True
+    ),
     "kernel_probes": Watch("idle, with TCP keep-alive probes", "idle", _kept_alive_by_the_kernel, BEFORE),
     "neighbour": Watch("idle beside a busy neighbour", "idle", _beside_a_neighbour, BEFORE),
     "active": Watch("active before signing in", "idle", _active, BEFORE),
-    "active_signed_in": Watch("active after signing in", "idle", _active_signed_in, AFTER),
+    "active_signed_in": Watch("active after signing in", "idle", _active_signed_in, AFTER, signs_in=True),
     "late_probe": Watch("a command shortly before the time is up", "idle", _late_probe, BEFORE),
     "longer": Watch("idle after a command, with a longer time-out", "idle_longer", _in_stage, None, "after_command"),
     "long": Watch("idle for a while, with a long time-out", "general", _long_look, BEFORE),
@@ -428,6 +432,7 @@ class Observatory:
         self._threads: dict[Key, threading.Thread] = {}
         self._seen: dict[Key, Seen] = {}
         self._turns: dict[tuple[str, Service], threading.Lock] = {}
+        self._accounts: dict[Service, dict[Key, int]] = {}
         self._lock = threading.Lock()
 
     def begin(self, keys: Iterable[Key]) -> None:
@@ -450,6 +455,15 @@ class Observatory:
         """How many observers are still at it."""
         return sum(thread.is_alive() for thread in self._threads.values())
 
+    def _account(self, key: Key) -> str:
+        """An account for those who sign in, as far as they reach one that no other observer of the service has."""
+        if not WATCHES[key[0]].signs_in:
+            return ACCOUNTS[0]
+        with self._lock:
+            used = self._accounts.setdefault(key[1], {})
+            number = used.setdefault(key, len(used))
+        return ACCOUNTS[1 + number % (len(ACCOUNTS) - 1)]
+
     def _turn(self, watch: Watch, service: Service) -> contextlib.AbstractContextManager[object]:
         if not watch.exclusive:
             return contextlib.nullcontext()
@@ -460,16 +474,14 @@ class Observatory:
         name, service, channel = key
         watch = WATCHES[name]
         target = self._target
-        secrets = (target.credentials.password.encode(),)
-        seen = self._seen[key] = Seen(watch.title, LONG, LEAST_SLACK, Transcript(secrets))
+        seen = self._seen[key] = Seen(watch.title, LONG, LEAST_SLACK, Transcript((target.password.encode(),)))
         try:
             site = target.site(watch.scenario)
             declared = target.declared(service)
             if service.value not in site.settings["services"]:
                 raise NotOffered(f"{service} does not offer what scenario {watch.scenario} is about")
-            endpoint = Endpoint(
-                site, service, channel, declared, target.credentials, str(target.ca_file), seen.transcript
-            )
+            credentials = target.credentials(service, self._account(key))
+            endpoint = Endpoint(site, service, channel, declared, credentials, str(target.ca_file), seen.transcript)
             clock = watch.clock or Clock(endpoint.dialect.stages[watch.stage or ""].timer)
             seen.expected = expected_seconds(endpoint, clock)
             seen.slack = max(LEAST_SLACK, SLACK_SHARE * seen.expected) + declared.idle_timeout_late
