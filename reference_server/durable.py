@@ -10,6 +10,7 @@ than Python threads that wait for one another (``docs/benchmarks.md`` has the nu
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,17 @@ def create(path: str | Path, data: bytes) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def link(source: str | Path, path: str | Path) -> None:
+    """The file under a second name; a copy where the file system has no links, or no more of them."""
+    try:
+        os.link(source, path)
+    except OSError as problem:
+        if problem.errno not in (errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV):
+            raise
+        with open(source, "rb") as file:
+            create(path, file.read())
 
 
 def replace(path: Path, data: bytes) -> None:

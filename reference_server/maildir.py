@@ -28,10 +28,11 @@ _FLAGS_BY_FOLDED_NAME = {flag.casefold(): flag for flag in FLAG_LETTERS}
 
 _HOST = re.sub(r"[^A-Za-z0-9.-]", "_", os.uname().nodename)
 _COUNTER = itertools.count(1)
+_IN_FILE = re.compile(r",S=([0-9]{1,18})(?:,|$)")
 _WITH_CRLF = re.compile(r",W=([0-9]{1,18})(?:,|$)")
 _ARRIVAL = re.compile(r"([0-9]{1,12})\.(?:M([0-9]{1,6}))?(?:P[0-9]+)?(?:Q([0-9]+))?")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_SHIFTED = re.compile("[^ -%'-\\-0-~]+|&")  # all but printable US-ASCII without "&", "." and "/"
+_SHIFTED = re.compile(r"[^ -\-0-~]+|&")  # all but printable US-ASCII without "." and "/"; and "&"
 _UNSHIFTED = re.compile(r"&([A-Za-z0-9+,]*)-")
 
 
@@ -40,20 +41,28 @@ _UNSHIFTED = re.compile(r"&([A-Za-z0-9+,]*)-")
 
 def unique_name(message: bytes, seconds: int | None = None) -> str:
     """A name that no other message has had; ``seconds`` since 1970 is when it came, if not now."""
+    return _name_with(f"S={len(message)},W={size_with_crlf(message)}", seconds)
+
+
+def copied_name(base: str, size: int, seconds: int) -> str:
+    """A name for a copy of the message ``base``; ``size`` is that with CRLF."""
+    in_file = _IN_FILE.search(base)
+    return _name_with(f"S={in_file[1]},W={size}" if in_file else f"W={size}", seconds)
+
+
+def _name_with(sizes: str, seconds: int | None) -> str:
     now = time.time_ns()
     if seconds is None:
         seconds = now // 1_000_000_000
     micros = now // 1000 % 1_000_000
-    return (
-        f"{max(seconds, 0)}.M{micros:06d}P{os.getpid()}Q{next(_COUNTER)}.{_HOST}"
-        f",S={len(message)},W={size_with_crlf(message)}"
-    )
+    return f"{max(seconds, 0)}.M{micros:06d}P{os.getpid()}Q{next(_COUNTER)}.{_HOST},{sizes}"
 
 
 def seeded_name(message: bytes, seconds: int, position: int) -> str:
     """The same name each time, so that a start that was interrupted does not deliver the message twice."""
     digest = hashlib.sha256(message).hexdigest()[:16]
-    return f"{seconds}.M{position:06d}P0Q{position}.seed-{digest}.{_HOST},S={len(message)},W={size_with_crlf(message)}"
+    sizes = f"S={len(message)},W={size_with_crlf(message)}"
+    return f"{seconds}.M{position:06d}P0Q{position}.seed-{digest}.{_HOST},{sizes}"
 
 
 def size_with_crlf(message: bytes) -> int:
@@ -82,15 +91,25 @@ def arrival(base: str) -> tuple[int, int, int, str]:
     return (int(found[1]), int(found[2] or 0), int(found[3] or 0), base)
 
 
-def split(file_name: str) -> tuple[str, str]:
-    """The lasting part of a message's file name, and its flag letters."""
-    base, _, info = file_name.partition(":")
-    return base, info[2:] if info.startswith("2,") else ""
+def base_of(place: str) -> str:
+    """The lasting part of a message's file name; ``place`` is the path from the folder."""
+    return place[4:].partition(":")[0]
 
 
-def joined(base: str, letters: str) -> str:
-    """The file name in cur/."""
-    return f"{base}:2,{letters}"
+def letters_in(place: str) -> str:
+    """The flag letters in a message's file name; there are none in new/."""
+    info = place.partition(":")[2]
+    return info[2:] if info.startswith("2,") and place.startswith("cur/") else ""
+
+
+def draft_for(base: str) -> str:
+    """Where a message lies until it is whole and on the disk."""
+    return f"tmp/{INCOMPLETE}{base}"
+
+
+def place_for(base: str, letters: str) -> str:
+    """Where a message lies that a mail reader has seen."""
+    return f"cur/{base}:2,{letters}"
 
 
 # ---- flags

@@ -1,40 +1,38 @@
 """Accounts and their mail in Maildir, shared by all services.
 
-Owns: who may sign in, whose an address is, which mailboxes an account has, and the delivery of a message to several
-accounts or to none.  Knows no protocol and no connection; what a mailbox is on the disk is
-:mod:`reference_server.maildir`'s.  Every method that is not marked *instant* may block on the disk and is called from
-worker threads (inside a session's ``Perform``); all are safe to call from several threads.
-
-On the disk: one folder an account, which is its INBOX; other mailboxes are folders in it whose names begin with a dot, as
-Maildir++ has them, with whatever could be misread escaped (``%2E`` for a dot).
+Owns: where each account's mail lies, the durability of what was accepted, the tree of mailboxes, who has a maildrop
+locked, who wants to hear of changes.  A mailbox itself is :mod:`~reference_server.mailbox`, who may sign in
+:mod:`~reference_server.accounts`.  Knows no protocol and no connection.  Every method that is not marked *instant*
+may block on the disk and is called from worker threads (inside a session's ``Perform``); all are safe to call from
+several threads.  One process at a time has a store: two would give the same UID twice.
 """
 
 from __future__ import annotations
 
-import hmac
+import contextlib
+import errno
+import itertools
+import logging
 import os
 import shutil
 import threading
 import time
-import urllib.parse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reference_server import passwords
-from reference_server.durable import Placing, Publisher, replace_file, sync_folder
-from reference_server.maildir import (
+from reference_server import durable, maildir
+from reference_server.accounts import Account, Accounts
+from reference_server.mailbox import (
     Mailbox,
     MailboxError,
     MailboxExists,
     Message,
     MessageGone,
     NoSuchMailbox,
-    create_folder,
-    unique_name,
-    with_crlf,
 )
-from reference_server.settings import AccountSettings
+from reference_server.settings_model import AccountSettings
+from reference_server.uid_list import UidList
 
 __all__ = [
     "Account",
@@ -49,25 +47,9 @@ __all__ = [
     "NoSuchMailbox",
 ]
 
-INBOX = "INBOX"
-SEPARATOR = "/"
-LONGEST_NAME = 200
-
-#: Checked when nobody has the name, so that a wrong name takes as long as a wrong password.
-_NOBODY = "$scrypt$ln=15,r=8,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-_VALIDITY = "listenspec-uidvalidity"
-_SUBSCRIPTIONS = "listenspec-subscriptions"
-_SAFE = "!#$&'()+,;=@[]^_`{}~ -"
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """Somebody who has mail here."""
-
-    name: str
-    address: str
-    admin: bool = False
-    discard: bool = False
+_log = logging.getLogger(__name__)
+_ABANDONED_AFTER = 36 * 3600
+"""Seconds after which a file in tmp/ is nobody's any more, by the custom of Maildir."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,303 +64,381 @@ class DropMessage:
 class Maildrop:
     """INBOX as POP3 sees it: locked for one session and unchanging while it lasts (RFC 1939 section 4)."""
 
-    def __init__(self, mailbox: Mailbox, release: Callable[[], None]) -> None:
-        self._mailbox = mailbox
-        self._release: Callable[[], None] | None = release
-        found = mailbox.messages()
+    messages: tuple[DropMessage, ...]
+
+    def __init__(self, inbox: Mailbox, release: Callable[[], None]) -> None:
+        self._inbox = inbox
+        self._release = release
+        found = inbox.messages()
         self._uids = [message.uid for message in found]
-        self.messages: tuple[DropMessage, ...] = tuple(
-            DropMessage(number, message.size, f"{mailbox.uid_validity}.{message.uid}")
+        # RFC 1939 section 7: a unique-id is never given to another message, which UIDVALIDITY and UID together keep.
+        self.messages = tuple(
+            DropMessage(number, message.size, f"{inbox.uid_validity}.{message.uid}")
             for number, message in enumerate(found, 1)
         )
 
     def read(self, number: int) -> bytes:
-        """The message with CRLF line ends, without byte-stuffing.  Raises OSError when it is gone."""
-        try:
-            return self._mailbox.read(self._uids[number - 1])
-        except MailboxError as error:
-            raise FileNotFoundError(str(error)) from None
+        """The message with CRLF line ends, without byte-stuffing.  Raises :class:`MessageGone`."""
+        return self._inbox.read(self._uids[number - 1])
 
     def remove(self, numbers: Sequence[int]) -> None:
         """The UPDATE state: remove these for good.  ``release`` is still due."""
-        self._mailbox.remove([self._uids[number - 1] for number in numbers])
+        self._inbox.remove([self._uids[number - 1] for number in numbers])
 
     def release(self) -> None:
         """Instant and idempotent: let the next session in."""
-        release, self._release = self._release, None
-        if release is not None:
-            release()
+        self._release()
+
+
+class _Room:
+    """One account's folder, with the mailboxes of it that were opened so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lock = threading.RLock()
+        self.opened: dict[str, Mailbox] = {}
+        self.maildrop: object | None = None
+        self._watching = threading.Lock()
+        self._watchers: dict[object, Callable[[], None]] = {}
+
+    def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
+        ticket = object()
+        with self._watching:
+            self._watchers[ticket] = wake
+
+        def cancel() -> None:
+            with self._watching:
+                self._watchers.pop(ticket, None)
+
+        return cancel
+
+    def changed(self) -> None:
+        with self._watching:
+            waiting = tuple(self._watchers.values())
+        for wake in waiting:
+            try:
+                wake()
+            except Exception:
+                # Whoever listens badly must not make a delivery fail that is on the disk.
+                _log.exception("a session could not be told of new mail")
+
+    def folder_of(self, name: str) -> Path:
+        return self.folder if name == "INBOX" else self.folder / maildir.folder_of(name)
 
 
 class MailStore:
     """All accounts and their mail below one folder."""
 
-    def __init__(self, root: Path, accounts: Iterable[AccountSettings]) -> None:
-        """Makes folders for accounts that have none, with the mail that their settings begin with.
+    def __init__(self, root: Path, accounts: Sequence[AccountSettings]) -> None:
+        """Folders that are missing are made, ``inbox`` messages are delivered, once.  Raises OSError."""
+        self._root = root.absolute()
+        self._lock = threading.Lock()
+        self._rooms: dict[str, _Room] = {}
+        self._trash = itertools.count(1)
+        self.configure(accounts)
 
-        Raises OSError.
+    def configure(self, accounts: Sequence[AccountSettings]) -> None:
+        """Let these be the accounts from now on; sessions and mail of those who were left out stay untouched.
+
+        Raises OSError; then everything is as before, but for empty folders.
         """
-        self.root = root
-        self._lock = threading.RLock()
-        self._publisher = Publisher()
-        self._mailboxes: dict[tuple[str, str], Mailbox] = {}
-        self._claimed: set[str] = set()
-        self._watchers: dict[str, dict[object, Callable[[], None]]] = {}
-        self.change_accounts(accounts)
-
-    def change_accounts(self, accounts: Iterable[AccountSettings]) -> None:
-        """Other accounts from now on.  Mail of those that are no longer there stays on the disk.  Raises OSError."""
-        known: dict[str, tuple[Account, AccountSettings]] = {}
+        fresh = Accounts(accounts)
+        rooms = {account.name: self._furnished(account) for account in fresh.all}
         for settings in accounts:
-            account = Account(settings.name, settings.address, settings.admin, settings.discard)
-            known[account.name] = (account, settings)
-            if not account.discard:
-                self._prepare(account, settings.inbox)
-        self._accounts = known
-        self._by_address = {account.address.lower(): account for account, _ in known.values()}
-        self._domains = {address.rpartition("@")[2] for address in self._by_address}
-        self._hashes = any(settings.password_hash is not None for _, settings in known.values())
+            self._seed(rooms[settings.name], settings.inbox)
+        with self._lock:
+            self._rooms = self._rooms | rooms
+            self._accounts = fresh
 
-    # -- accounts ----------------------------------------------------------------------------------------------------
+    # ---- accounts
 
     def recipient(self, address: str) -> Account | None:
-        """Instant: whose address this is (domain and local part compared without regard to case).
-
-        ``postmaster``, with one of our domains or without any, is the account of that name, else the first
-        administrator (RFC 5321 4.5.1).
-        """
-        address = address.lower()
-        found = self._by_address.get(address)
-        if found is None:
-            local, _, domain = address.rpartition("@") if "@" in address else (address, "", "")
-            if local == "postmaster" and (not domain or domain in self._domains):
-                accounts = [account for account, _ in self._accounts.values()]
-                named = (account for account in accounts if account.name.lower() == "postmaster")
-                return next(named, next((account for account in accounts if account.admin), None))
-        return found
+        """Instant: whose address this is (domain and local part compared without regard to case)."""
+        return self._accounts.recipient(address)
 
     def authenticate(self, name: str, password: str) -> Account | None:
-        """Whose name (or address) and password these are; a wrong name takes as long as a wrong password."""
-        found = self._accounts.get(name)
-        if found is None and (by_address := self._by_address.get(name.lower())) is not None:
-            found = self._accounts[by_address.name]
-        if found is None:
-            if self._hashes:
-                passwords.matches(password, _NOBODY)
-            return None
-        account, settings = found
-        if settings.password_hash is not None:
-            right = passwords.matches(password, settings.password_hash.get_secret_value())
-        elif settings.password is not None:
-            expected = settings.password.get_secret_value()
-            right = hmac.compare_digest(expected.encode(), password.encode("utf-8", "surrogatepass"))
-        else:
-            right = False
-        return account if right else None
+        """Whose name and password these are; takes the same time whether the name or the password is wrong."""
+        return self._accounts.authenticate(name, password)
 
-    # -- delivery ----------------------------------------------------------------------------------------------------
+    # ---- mail
 
     def deliver(self, recipients: Sequence[Account], message: bytes) -> None:
         """Put the message (CRLF line ends, trace headers included) into each INBOX; on return it is on the disk.
 
         Accounts with ``discard`` keep nothing.  Raises OSError; then nobody has got it.
         """
-        mailboxes = [self._inbox(account) for account in dict.fromkeys(recipients) if not account.discard]
-        if not mailboxes:
+        rooms = list({account.name: self._room(account) for account in recipients if not account.discard}.values())
+        if not rooms:
             return
-        staged = mailboxes[0].stage(message)
+        base = maildir.unique_name(message)
+        drafts = [f"{room.folder}/{maildir.draft_for(base)}" for room in rooms]
+        places = [f"{room.folder}/new/{base}" for room in rooms]
         try:
-            self._publisher.publish(
-                [Placing(staged, mailbox.folder / "new" / unique_name(len(message))) for mailbox in mailboxes]
-            )
-        finally:
-            staged.unlink(missing_ok=True)
-        for mailbox in mailboxes:
-            mailbox.delivered()
+            durable.create(drafts[0], message)
+            # What can go wrong goes wrong before anybody has the message: the same file in every tmp/ first.
+            for draft in drafts[1:]:
+                durable.link(drafts[0], draft)
+            for draft, place in zip(drafts, places, strict=True):
+                os.rename(draft, place)
+            for room in rooms:
+                durable.sync_folder(f"{room.folder}/new")
+        except BaseException:
+            for path in (*drafts, *places):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            raise
+        for room in rooms:
+            inbox = room.opened.get("INBOX")
+            if inbox is not None:
+                inbox.delivered()
+            room.changed()
 
     def claim_maildrop(self, account: Account) -> Maildrop | None:
         """Lock INBOX for a POP3 session; None when another session has it."""
+        room = self._room(account)
+        claim = object()
         with self._lock:
-            if account.name in self._claimed:
+            if room.maildrop is not None:
                 return None
-            self._claimed.add(account.name)
+            room.maildrop = claim
+
+        def release() -> None:
+            with self._lock:
+                if room.maildrop is claim:
+                    room.maildrop = None
+
         try:
-            return Maildrop(self._inbox(account), lambda: self._claimed.discard(account.name))
+            return Maildrop(self.mailbox(account, "INBOX"), release)
         except BaseException:
-            self._claimed.discard(account.name)
+            release()
             raise
 
     def watch(self, account: Account, wake: Callable[[], None]) -> Callable[[], None]:
         """Instant: have ``wake`` called (from any thread) when any mailbox of the account changes; returns what
         cancels it."""
-        key = object()
-        with self._lock:
-            self._watchers.setdefault(account.name, {})[key] = wake
+        return self._room(account).watch(wake)
 
-        def cancel() -> None:
-            with self._lock:
-                self._watchers.get(account.name, {}).pop(key, None)
-
-        return cancel
-
-    # -- mailboxes ---------------------------------------------------------------------------------------------------
+    # ---- the tree of mailboxes
 
     def mailbox(self, account: Account, name: str) -> Mailbox:
         """Open by name (hierarchy separator ``/``; INBOX in any case).  Raises :class:`NoSuchMailbox`."""
-        name = _usual(name)
-        with self._lock:
-            known = self._mailboxes.get((account.name, name))
+        room = self._room(account)
+        try:
+            name = maildir.mailbox_named(name)
+        except maildir.BadName as problem:
+            raise NoSuchMailbox(str(problem)) from None
+        with room.lock:
+            known = room.opened.get(name)
+            folder = room.folder_of(name)
+            if not (folder / "cur").is_dir():
+                raise NoSuchMailbox("there is no such mailbox")
             if known is None:
-                if account.discard and name == INBOX:
-                    self._prepare(account, ())
-                folder = self._folder(account, name)
-                if not (folder / "cur").is_dir():
-                    raise NoSuchMailbox("there is no such mailbox")
-                known = Mailbox(name, folder, self._publisher, lambda: self._wake(account.name))
-                self._mailboxes[account.name, name] = known
+                uids = UidList.opened(folder / "uids", lambda: self._new_uid_validity(room))
+                known = room.opened[name] = Mailbox(name, folder, uids, room.changed)
             return known
 
     def mailboxes(self, account: Account) -> list[str]:
         """Names of all mailboxes, INBOX first."""
-        home = self._home(account)
-        found = [
-            _name(entry.name)
-            for entry in (os.scandir(home) if home.is_dir() else ())
-            if entry.name.startswith(".") and (Path(entry.path) / "cur").is_dir()
-        ]
-        return [INBOX, *sorted(found)]
+        room = self._room(account)
+        found = (maildir.mailbox_in(entry.name) for entry in os.scandir(room.folder) if entry.is_dir())
+        return ["INBOX", *sorted(name for name in found if name is not None)]
 
     def create(self, account: Account, name: str) -> None:
         """Raises :class:`MailboxExists`.  Parents are created (RFC 3501 6.3.3)."""
-        name = _usual(name.removesuffix(SEPARATOR))
-        with self._lock:
-            if (self._folder(account, name) / "cur").is_dir():
+        room = self._room(account)
+        # RFC 3501 6.3.3: a separator at the end says that the client means to create names below it.
+        name = _well_named(name.removesuffix("/"))
+        with room.lock:
+            if _exists(room, name):
                 raise MailboxExists("there is a mailbox of that name")
-            parts = name.split(SEPARATOR)
-            for depth in range(1, len(parts) + 1):
-                create_folder(self._folder(account, _usual(SEPARATOR.join(parts[:depth]))), self._validity(account))
-        self._wake(account.name)
+            self._create(room, name)
+        room.changed()
 
     def delete(self, account: Account, name: str) -> None:
-        """With its messages, not with its children.  Raises :class:`NoSuchMailbox`, or MailboxError for INBOX."""
-        name = _usual(name)
-        if name == INBOX:
+        """Remove the mailbox with all its mail; those below it stay (RFC 3501 6.3.4).
+
+        Raises :class:`NoSuchMailbox`, and :class:`MailboxError` for INBOX.
+        """
+        room = self._room(account)
+        name = _well_named(name)
+        if name == "INBOX":
             raise MailboxError("INBOX cannot be deleted")
-        with self._lock:
-            folder = self._existing(account, name)
-            # Out of sight first: half a mailbox is never seen.
-            doomed = self._home(account) / f"tmp/{unique_name(0)}"
-            folder.rename(doomed)
-            self._mailboxes.pop((account.name, name), None)
+        with room.lock:
+            if not _exists(room, name):
+                raise NoSuchMailbox("there is no such mailbox")
+            # In one step, so that a crash leaves no half of it.
+            doomed = room.folder / f"deleted.{os.getpid()}.{next(self._trash)}"
+            mailbox = room.opened.pop(name, None)
+            with mailbox.lock if mailbox is not None else contextlib.nullcontext():
+                os.rename(room.folder_of(name), doomed)
+                if mailbox is not None:
+                    mailbox.deleted()
+            durable.sync_folder(room.folder)
         shutil.rmtree(doomed, ignore_errors=True)
-        self._wake(account.name)
+        room.changed()
 
     def rename(self, account: Account, old: str, new: str) -> None:
-        """With all children; renaming INBOX moves its messages and leaves it empty (RFC 3501 6.3.5)."""
-        old, new = _usual(old), _usual(new)
-        with self._lock:
-            source = self._existing(account, old)
-            if (self._folder(account, new) / "cur").is_dir():
-                raise MailboxExists("there is a mailbox of the new name")
-            if old == INBOX:
-                self.create(account, new)
-                inbox = self.mailbox(account, INBOX)
+        """With all children; renaming INBOX moves its messages and leaves it empty (RFC 3501 6.3.5).
+
+        Raises :class:`NoSuchMailbox` or :class:`MailboxExists`.
+        """
+        room = self._room(account)
+        old, new = _well_named(old), _well_named(new.removesuffix("/"))
+        with room.lock:
+            if old == "INBOX":
+                if _exists(room, new):
+                    raise MailboxExists("there is a mailbox of that name")
+                self._create(room, new)
+                inbox = self.mailbox(account, old)
                 inbox.move([message.uid for message in inbox.messages()], self.mailbox(account, new))
                 return
-            if new.startswith(old + SEPARATOR):
-                raise MailboxError("a mailbox cannot become its own child")
-            parent = new.rpartition(SEPARATOR)[0]
-            if parent and not (self._folder(account, parent) / "cur").is_dir():
-                self.create(account, parent)
-            children = [name for name in self.mailboxes(account) if name.startswith(old + SEPARATOR)]
-            source.rename(self._folder(account, new))
-            for child in children:
-                self._folder(account, child).rename(self._folder(account, new + child[len(old) :]))
-            for name in (old, *children):
-                self._mailboxes.pop((account.name, name), None)
-            sync_folder(self._home(account))
-        self._wake(account.name)
+            moves = [(name, new + name[len(old) :]) for name in self.mailboxes(account)
+                     if name == old or name.startswith(f"{old}/")]
+            if not moves:
+                raise NoSuchMailbox("there is no such mailbox")
+            leaving = {name for name, _ in moves}
+            if any(_exists(room, target) and target not in leaving for _, target in moves) or new == old:
+                raise MailboxExists("there is a mailbox of that name")
+            for _, target in moves:
+                _well_named(target)
+            # One that takes the place of another waits until that one has left.
+            for name, target in sorted(moves, reverse=new.startswith(f"{old}/")):
+                self._move(room, name, target)
+            self._create_parents(room, new)
+            durable.sync_folder(room.folder)
+        room.changed()
 
     def subscriptions(self, account: Account) -> list[str]:
-        """Names that were subscribed to; a mailbox of that name need not exist (RFC 3501 6.3.9)."""
-        file = self._home(account) / _SUBSCRIPTIONS
-        return file.read_text("utf-8").splitlines() if file.exists() else []
+        """Names, whether or not there are such mailboxes (RFC 3501 6.3.6)."""
+        room = self._room(account)
+        with room.lock:
+            return _subscribed(room)
 
     def subscribe(self, account: Account, name: str) -> None:
-        """Of no effect when it is subscribed already."""
-        self._subscriptions(account, lambda names: names | {_usual(name)})
+        """Raises :class:`MailboxError` when no mailbox can have that name."""
+        room = self._room(account)
+        with room.lock:
+            _subscribe(room, {*_subscribed(room), _well_named(name)})
 
     def unsubscribe(self, account: Account, name: str) -> None:
-        """Of no effect when it is not subscribed."""
-        self._subscriptions(account, lambda names: names - {_usual(name)})
+        """Not to be subscribed already does not matter."""
+        room = self._room(account)
+        with room.lock:
+            _subscribe(room, {*_subscribed(room)} - {_well_named(name)})
 
-    # -- below -------------------------------------------------------------------------------------------------------
+    # ---- on the disk
 
-    def _subscriptions(self, account: Account, change: Callable[[set[str]], set[str]]) -> None:
-        with self._lock:
-            names = sorted(change(set(self.subscriptions(account))))
-            self._home(account).mkdir(parents=True, exist_ok=True)
-            replace_file(self._home(account) / _SUBSCRIPTIONS, "".join(f"{name}\n" for name in names).encode())
+    def _room(self, account: Account) -> _Room:
+        try:
+            return self._rooms[account.name]
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, "there is no such account any more", account.name) from None
 
-    def _prepare(self, account: Account, inbox: Sequence[Path]) -> None:
-        home = self._home(account)
-        if (home / "cur").is_dir():
+    def _furnished(self, account: Account) -> _Room:
+        room = self._rooms.get(account.name)
+        if room is not None:
+            return room
+        room = _Room(self._root / maildir.account_folder(account.name))
+        for part in ("tmp", "cur", "new"):
+            durable.make_folder(room.folder / part)
+        _sweep(room)
+        return room
+
+    def _seed(self, room: _Room, messages: Sequence[Path]) -> None:
+        done = room.folder / "seeded"
+        if not messages or done.exists():
             return
-        home.parent.mkdir(parents=True, exist_ok=True)
-        home.mkdir(exist_ok=True)
-        create_folder(home, self._validity(account))
-        for file in inbox:
-            self.mailbox(account, INBOX).append(with_crlf(file.read_bytes()))
+        seconds = int(max(path.stat().st_mtime for path in messages))
+        there = {maildir.base_of(f"{part}/{name}")
+                 for part in ("new", "cur") for name in os.listdir(room.folder / part)}
+        for position, path in enumerate(messages):
+            message = path.read_bytes()
+            base = maildir.seeded_name(message, seconds, position)
+            if base not in there:
+                draft = room.folder / maildir.draft_for(base)
+                durable.create(draft, message)
+                os.rename(draft, room.folder / "new" / base)
+        durable.sync_folder(room.folder / "new")
+        durable.replace(done, b"")
 
-    def _inbox(self, account: Account) -> Mailbox:
-        return self._mailboxes.get((account.name, INBOX)) or self.mailbox(account, INBOX)
+    def _create(self, room: _Room, name: str) -> None:
+        """The lock is held, and there is no such mailbox."""
+        self._create_parents(room, name)
+        folder = room.folder_of(name)
+        # Ready first, and then there in one step.
+        draft = room.folder / f"creating.{os.getpid()}.{next(self._trash)}"
+        try:
+            for part in ("tmp", "cur", "new"):
+                durable.make_folder(draft / part)
+            durable.create(draft / "maildirfolder", b"")  # tells Maildir++ programs that this is no account
+            UidList.opened(draft / "uids", lambda: self._new_uid_validity(room))
+            os.rename(draft, folder)
+        except OSError as problem:
+            shutil.rmtree(draft, ignore_errors=True)
+            if problem.errno == errno.ENAMETOOLONG:
+                raise MailboxError("that mailbox name is too long") from None
+            raise
+        durable.sync_folder(room.folder)
 
-    def _home(self, account: Account) -> Path:
-        # Settings see to it that a name has no slash and does not begin with a dot.
-        return self.root / account.name
+    def _create_parents(self, room: _Room, name: str) -> None:
+        parent = name.rpartition("/")[0]
+        if parent and not _exists(room, parent):
+            self._create(room, parent)
 
-    def _folder(self, account: Account, name: str) -> Path:
-        home = self._home(account)
-        return home if name == INBOX else home / _file_name(name)
+    def _move(self, room: _Room, name: str, target: str) -> None:
+        folder = room.folder_of(target)
+        mailbox = room.opened.pop(name, None)
+        with mailbox.lock if mailbox is not None else contextlib.nullcontext():
+            os.rename(room.folder_of(name), folder)
+            if mailbox is not None:
+                mailbox.moved(target, folder)
+                room.opened[target] = mailbox
 
-    def _existing(self, account: Account, name: str) -> Path:
-        folder = self._folder(account, name)
-        if not (folder / "cur").is_dir():
-            raise NoSuchMailbox("there is no such mailbox")
-        return folder
-
-    def _validity(self, account: Account) -> int:
-        """A UIDVALIDITY that no mailbox of the account has had (RFC 3501 2.3.1.1)."""
-        file = self._home(account) / _VALIDITY
-        with self._lock:
-            last = int(file.read_text()) if file.exists() else 0
-            validity = max(int(time.time()), last + 1)
-            replace_file(file, str(validity).encode())
-        return validity
-
-    def _wake(self, name: str) -> None:
-        with self._lock:
-            watchers = list(self._watchers.get(name, {}).values())
-        for wake in watchers:
-            wake()
-
-
-def _usual(name: str) -> str:
-    """INBOX as it is always spelt, also as the beginning of another name.  Raises MailboxError for an unusable one."""
-    first, separator, rest = name.partition(SEPARATOR)
-    if first.upper() == INBOX:
-        name = INBOX + separator + rest
-    if not name or any(not part for part in name.split(SEPARATOR)):
-        raise MailboxError("a mailbox name has no empty part")
-    if len(_file_name(name).encode()) > LONGEST_NAME:
-        raise MailboxError("the mailbox name is too long")
-    return name
+    def _new_uid_validity(self, room: _Room) -> int:
+        # RFC 3501 2.3.1.1: greater than any before it, also for a mailbox that takes the name of a deleted one.
+        path = room.folder / "uidvalidity"
+        with room.lock:
+            last = int(path.read_bytes()) if path.exists() else 0
+            fresh = max(last + 1, int(time.time()))
+            durable.replace(path, b"%d\n" % fresh)
+            return fresh
 
 
-def _file_name(name: str) -> str:
-    return "".join(f".{urllib.parse.quote(part, safe=_SAFE, errors='surrogatepass').replace('.', '%2E')}"
-                   for part in name.split(SEPARATOR))  # fmt: skip
+def _well_named(name: str) -> str:
+    try:
+        return maildir.mailbox_named(name)
+    except maildir.BadName as problem:
+        raise MailboxError(str(problem)) from None
 
 
-def _name(file_name: str) -> str:
-    return SEPARATOR.join(urllib.parse.unquote(part, errors="replace") for part in file_name[1:].split("."))
+def _exists(room: _Room, name: str) -> bool:
+    return room.folder_of(name).is_dir()
+
+
+def _subscribed(room: _Room) -> list[str]:
+    path = room.folder / "subscriptions"
+    return path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
+
+
+def _subscribe(room: _Room, names: set[str]) -> None:
+    durable.replace(room.folder / "subscriptions", "".join(f"{name}\n" for name in sorted(names)).encode())
+
+
+def _sweep(room: _Room) -> None:
+    """Throw away what a dead process has left: messages half written, mailboxes half made or half deleted."""
+    long_ago = time.time() - _ABANDONED_AFTER
+    for folder in _folders(room):
+        for entry in os.scandir(folder / "tmp"):
+            if entry.name.startswith(maildir.INCOMPLETE) or entry.stat(follow_symlinks=False).st_mtime < long_ago:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+    for entry in os.scandir(room.folder):
+        if entry.name.startswith(("creating.", "deleted.")):
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _folders(room: _Room) -> Iterator[Path]:
+    yield room.folder
+    for entry in os.scandir(room.folder):
+        if maildir.mailbox_in(entry.name) is not None and Path(entry.path, "tmp").is_dir():
+            yield Path(entry.path)

@@ -57,6 +57,15 @@ def matches(password: str, line: str) -> bool:
     return hmac.compare_digest(digest, again)
 
 
+def cost_of(line: str) -> int:
+    """How long :func:`matches` takes on ``line``, in blocks mixed.  Raises ValueError when it is no such line."""
+    parts = _LINE.fullmatch(line)
+    if parts is None:
+        raise ValueError("not a password hash of this server's kind")
+    log2_cost, block, parallel = _costs(parts)
+    return block * parallel << log2_cost
+
+
 def _costs(parts: re.Match[str]) -> tuple[int, int, int]:
     return int(parts[1]), int(parts[2]), int(parts[3])
 
