@@ -120,20 +120,17 @@ class Timer(_Document):
     """A timer that is not simply ``idle_timeout``.
 
     ``seconds`` are those of the server's own clock; null means that it never fires.  With ``seconds`` left
-    out the timer is ``times`` times the configured ``idle_timeout`` (1 unless said otherwise), and only
-    ``reset_by`` is what makes it differ.
+    out the timer is the configured ``idle_timeout``, and only ``reset_by`` is what makes it differ; a length
+    that depends on other settings is told when the server is ready.
     """
 
     seconds: LongerThanNothing | None = None
-    times: LongerThanNothing = 1
     fixed: bool = False
     """Nobody can configure it."""
     reset_by: Literal["bytes", "commands", "nothing"] = "bytes"
 
     @model_validator(mode="after")
-    def _one_or_the_other(self) -> Timer:
-        if {"seconds", "times"} <= self.model_fields_set:
-            raise ValueError("a timer has seconds of its own or a multiple of idle_timeout, not both")
+    def _fixed_to_something(self) -> Timer:
         if self.fixed and "seconds" not in self.model_fields_set:
             raise ValueError("a fixed timer needs its seconds")
         return self
@@ -145,7 +142,7 @@ class Timer(_Document):
 
     def length(self, idle_timeout: float) -> float | None:
         """Seconds of the server's own clock until it fires when ``idle_timeout`` is set; None: never."""
-        return idle_timeout * self.times if self.follows_idle_timeout else self.seconds
+        return idle_timeout if self.follows_idle_timeout else self.seconds
 
 
 class DeclaredTimers(_Document):

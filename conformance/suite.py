@@ -157,9 +157,8 @@ class Suite:
             if SCENARIOS[case.check.scenario].may_refuse:
                 raise Refused(str(refusal)) from None
             raise
-        return Endpoint(
-            site, case.service, case.channel, declared, self.target.credentials(case.service), str(self.target.ca_file), transcript
-        )
+        credentials = self.target.credentials(case.service)
+        return Endpoint(site, case.service, case.channel, declared, credentials, str(self.target.ca_file), transcript)
 
     def endpoint_elsewhere(self, scenario: str, near: Endpoint) -> Endpoint:
         """The same service and channel under another scenario."""

@@ -513,7 +513,8 @@ def expected_seconds(endpoint: Endpoint, clock: Clock) -> float:
         seconds = told[clock]
     else:
         timer = endpoint.declared.timers.of(clock)
-        own = timer.seconds if timer is not None else endpoint.settings.get("idle_timeout")
+        configured = endpoint.settings.get("idle_timeout")
+        own = configured if timer is None or timer.follows_idle_timeout else timer.seconds
         seconds = None if own is None else float(own) / endpoint.site.ready.clock_rate
     if seconds is None:
         raise NotOffered(f"{endpoint.service} declares no time-out there ({clock})")

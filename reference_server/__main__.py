@@ -1,7 +1,7 @@
 """The server as a program: ``python -m reference_server CONFIG``.
 
-Owns: the command line, signals (SIGHUP reads the file again; SIGTERM and SIGINT stop), and what is told on the way: log
-lines for people, JSON lines for a driver.  Knows nothing of what the server does.
+Owns: the command line, signals (SIGHUP reads the file again; SIGTERM and SIGINT stop), and what is told on the way:
+log lines for people, JSON lines for a driver.  Knows nothing of what the server does.
 
 Exit status: 0 when it was stopped, 2 when it could not start, with the reason.
 """
@@ -33,9 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", type=Path, help="settings, TOML or JSON")
     parser.add_argument("--events", action="store_true", help="tell a driver what happens, in JSON lines on stdout")
     parser.add_argument("--exit-with-stdin", action="store_true", help="stop when standard input ends")
-    parser.add_argument(
-        "--no-uvloop", action="store_true", help="use asyncio's own loop even where uvloop is installed"
-    )
+    parser.add_argument("--no-uvloop", action="store_true", help="do not use uvloop where it is installed")
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     options = parser.parse_args(arguments)
     level = logging.DEBUG if options.verbose else logging.WARNING if options.events else logging.INFO
@@ -66,8 +64,8 @@ def run(
 ) -> None:
     """Run a server until it is told to stop.  Raises :class:`StartError`.
 
-    ``reread`` gives the settings for a SIGHUP, ``tell`` is called with the events of the contract, ``started`` once with
-    the server when it listens.
+    ``reread`` gives the settings for a SIGHUP, ``tell`` is called with the events of the contract, ``started`` once
+    with the server when it listens.
     """
     with asyncio.Runner(loop_factory=_loop_factory() if uvloop else None) as runner:
         runner.run(_serve(settings, reread, tell, started, with_stdin))
@@ -102,7 +100,9 @@ async def _serve(
         log.info("%s listens on %s", engine.name, ", ".join(str(door) for door in engine.listeners))
     if tell is not None:
         timers = {
-            service: {"trickle": PATIENCE * settings.services[service].idle_timeout} for service in server.engines
+            service: {"trickle": PATIENCE * timeout}
+            for service in server.engines
+            if (timeout := settings.services[service].idle_timeout) is not None
         }
         tell("ready", pids=[os.getpid()], timers=timers)
     if started is not None:

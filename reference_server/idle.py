@@ -6,6 +6,7 @@ clock of its own: every moment is handed in, in seconds that only ever grow, and
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Generic, TypeVar
@@ -24,7 +25,8 @@ class IdleClock(Generic[Client]):
     """
 
     def __init__(self, timeout: float) -> None:
-        #: Seconds of silence after which a client's time is up; may be changed at any moment, for everybody.
+        #: Seconds of silence after which a client's time is up, ``math.inf`` for never; may be changed at any moment,
+        #: for everybody.
         self.timeout = timeout
         self._heard: OrderedDict[Client, float] = OrderedDict()
         self._owing: OrderedDict[Client, float] = OrderedDict()
@@ -65,7 +67,7 @@ class IdleClock(Generic[Client]):
             moments.append(next(iter(self._heard.values())) + self.timeout)
         if self._owing:
             moments.append(next(iter(self._owing.values())) + PATIENCE * self.timeout)
-        return min(moments, default=None)
+        return min((moment for moment in moments if moment < math.inf), default=None)
 
     def overdue(self, now: float) -> list[Client]:
         """All whose time is up, those who were heard of longest ago first.  Never anybody before their time."""

@@ -85,6 +85,7 @@ class Engine:
         loop: asyncio.AbstractEventLoop,
         ready: Readiness,
         workers: ThreadPoolExecutor,
+        *,
         limits: Limits,
         idle_timeout: float,
         behaviour: Behaviour,

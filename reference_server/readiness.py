@@ -1,9 +1,9 @@
 """Which sockets are ready, asked of the kernel and not of the event loop.
 
-Owns: one epoll set for all sockets of the server, which the event loop sees as a single descriptor.  That costs less for each
-socket than the loop's own bookkeeping, and it hears of a reset that uvloop's ``add_reader`` keeps to itself when it
-comes together with data (docs/adr/0001-readiness-callbacks.md).  Where there is no epoll, the loop's own methods serve.
-Knows nothing of what is read or written.
+Owns: one epoll set for all sockets of the server, which the event loop sees as a single descriptor.  That costs less
+for each socket than the loop's own bookkeeping, and it hears of a reset that uvloop's ``add_reader`` keeps to itself
+when it comes together with data (docs/adr/0001-readiness-callbacks.md).  Where there is no epoll, the loop's own
+methods serve.  Knows nothing of what is read or written.
 """
 
 from __future__ import annotations

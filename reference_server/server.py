@@ -1,13 +1,14 @@
 """Which session is behind which listener; start, reload, stop.
 
-Owns: the engines of all services and the one mail store they share, and the way from settings to both.  Deliberately knows
-nothing of what sessions say or of how a connection is served.
+Owns: the engines of all services and the one mail store they share, and the way from settings to both.  Deliberately
+knows nothing of what sessions say or of how a connection is served.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -60,8 +61,8 @@ SPEAKERS: Mapping[Service, Speaker] = {
 class _Plan:
     """What one service will be, with everything made that can fail."""
 
-    settings: ServiceSettings
     behaviour: Behaviour
+    idle_timeout: float
     limits: Limits
     doors: list[Door]
 
@@ -101,7 +102,7 @@ class Server:
             raise StartError(["data: cannot be changed while the server runs"])
         self._apply(settings)
         assert self._store is not None
-        self._store.change_accounts(settings.accounts)
+        self._store.configure(settings.accounts)
         self.settings = settings
 
     async def stop(self) -> None:
@@ -127,7 +128,7 @@ class Server:
             engine = self.engines[service]
             engine.admission.change(plan.limits)
             engine.behaviour = plan.behaviour
-            engine.set_idle_timeout(plan.settings.idle_timeout)
+            engine.set_idle_timeout(plan.idle_timeout)
             engine.close([door for door in engine.listeners if door not in plan.doors])
         for listener in opened:
             listener.engine.adopt(listener)
@@ -161,8 +162,8 @@ class Server:
         speaker, store = SPEAKERS[service], self._store
         assert store is not None
         return _Plan(
-            table,
             Behaviour(lambda: speaker.session(policy, store), speaker.refusal, context, settings.min_cipher_bits),
+            math.inf if table.idle_timeout is None else table.idle_timeout,
             Limits(table.max_connections, table.max_connections_per_ip or 0, table.allow, table.deny),
             doors_of(table),
         )
@@ -178,7 +179,13 @@ class Server:
             engine = self.engines.get(service)
             if engine is None:
                 engine = fresh[service] = Engine(
-                    service.value, loop, self._ready, self._workers, plan.limits, plan.settings.idle_timeout, plan.behaviour
+                    service.value,
+                    loop,
+                    self._ready,
+                    self._workers,
+                    limits=plan.limits,
+                    idle_timeout=plan.idle_timeout,
+                    behaviour=plan.behaviour,
                 )
             for door in plan.doors:
                 if door not in engine.listeners:
@@ -195,7 +202,7 @@ class Server:
 
 
 def doors_of(table: ServiceSettings) -> list[Door]:
-    """Every address and port that a service is to listen on.  Raises :class:`BindError` for an unknown host name."""
+    """Every address and port that a service is to listen on.  Raises BindError for an unknown host name."""
     addresses: dict[str, bool] = {}
     for bind in table.bind:
         if bind == "*":

@@ -51,8 +51,6 @@ def test_whatever_is_left_out_has_the_first_value() -> None:
         ({"seconds": 180, "fixed": True, "reset_by": "nothing"}, 180),
         ({"seconds": None}, None),
         ({"reset_by": "nothing"}, 7),
-        ({"times": 10}, 70),
-        ({"times": 2, "reset_by": "commands"}, 14),
     ],
 )
 def test_a_timer_has_its_own_length_or_that_of_idle_timeout(timer: dict[str, Any], length: float | None) -> None:
@@ -67,7 +65,6 @@ def test_a_timer_has_its_own_length_or_that_of_idle_timeout(timer: dict[str, Any
     [
         ({"limit": {"surplus": "panic"}}, "services.imap.limit.surplus"),
         ({"timers": {"handshake": {"seconds": 1, "fixd": True}}}, "services.imap.timers.handshake.fixd: unknown key"),
-        ({"timers": {"handshake": {"seconds": 1, "times": 2}}}, "not both"),
         ({"timers": {"handshake": {"fixed": True}}}, "a fixed timer needs its seconds"),
         ({"timers": {"handshake": {"seconds": -1}}}, "services.imap.timers.handshake.seconds"),
         ({"max_ports": 0}, "services.imap.max_ports"),

@@ -36,9 +36,6 @@ _OFFERS = [
 _DEFAULT_IDLE_TIMEOUT = {"smtp": 300, "pop3": 600, "imap": 1800}
 """Seconds; what its settings say where nothing is configured."""
 
-_TRICKLE = {"times": 10}
-"""One request may take ten times as long as silence."""
-
 
 def describe() -> dict[str, Any]:
     """What the reference server has, as the contract wants it told."""
@@ -55,7 +52,6 @@ def _declared() -> dict[str, Any]:
                 "offers": _OFFERS,
                 "limit": {"scope": "service", "surplus": "reply", "recovery": 0.1},
                 "per_ip": {"stage": "connect", "scope": "service"},
-                "timers": {"trickle": _TRICKLE},
                 "idle_timeout_min": 0.05,
                 "idle_timeout_step": 0.001,
                 "defaults": {"idle_timeout": seconds},
