@@ -10,9 +10,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, TypeAlias
 
-from reference_server.mailstore import Account, Mailbox, MailStore, Message
+from reference_server.mailstore import (
+    Account,
+    Mailbox,
+    MailboxError,
+    MailboxExists,
+    MailStore,
+    Message,
+    MessageGone,
+    NoSuchMailbox,
+)
 from reference_server.protocols.imap_grammar import SequenceSet
 from reference_server.protocols.imap_syntax import BadSyntax
 
@@ -193,3 +203,36 @@ def _keywords(messages: Iterable[Message]) -> set[str]:
 
 def _same(known: list[Message], now: tuple[Message, ...]) -> bool:
     return len(known) == len(now) and all(one is other for one, other in zip(known, now, strict=True))
+
+
+# ---- carrying out
+
+
+def carried_out(client: Client, job: Job, expunge: bool) -> Outcome:
+    """The job of a command, then what else has changed in the mailbox that is open."""
+    outcome: Outcome
+    try:
+        outcome = job()
+    except BadSyntax as fault:
+        outcome = Answer(b"BAD %s" % _words(fault))
+    except NoSuchMailbox as error:
+        outcome = Answer(b"NO [NONEXISTENT] %s" % _words(error))
+    except MailboxExists as error:
+        outcome = Answer(b"NO [ALREADYEXISTS] %s" % _words(error))
+    except MessageGone as error:
+        outcome = Answer(b"NO [EXPUNGEISSUED] %s" % _words(error))
+    except MailboxError as error:
+        outcome = Answer(b"NO [CANNOT] %s" % _words(error))
+    if isinstance(outcome, Partly):
+        return Partly(outcome.untagged, partial(carried_out, client, outcome.rest, expunge))
+    if client.selected is None:
+        return outcome
+    try:
+        news = client.selected.refresh(expunge=expunge)
+    except NoSuchMailbox:
+        return Answer(outcome.condition, outcome.untagged, fatal=True)
+    return Answer(outcome.condition, outcome.untagged + news)
+
+
+def _words(error: Exception) -> bytes:
+    return str(error).encode("ascii", "replace")

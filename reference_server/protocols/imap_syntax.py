@@ -195,6 +195,27 @@ class Cursor:
 # ---- arguments of single commands
 
 
+def login_arguments(cursor: Cursor) -> tuple[str, str]:
+    """Name and password; RFC 3501 knows US-ASCII only, but what people have is UTF-8."""
+    name = cursor.astring()
+    cursor.expect(b" ")
+    password = cursor.astring()
+    cursor.end()
+    try:
+        return name.decode("utf-8"), password.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadSyntax("name and password are UTF-8") from None
+
+
+def id_arguments(cursor: Cursor) -> None:
+    """RFC 2971 3.1: what the client says of itself, which is of no use here."""
+    if cursor.peek(b"("):
+        cursor.parenthesised(cursor.nstring, empty=True)
+    else:
+        cursor.nstring()
+    cursor.end()
+
+
 def append_prefix(text: bytes) -> Append:
     """What stands between ``APPEND`` and the literal with the message, its last space included."""
     cursor = Cursor(text)
