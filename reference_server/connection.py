@@ -64,9 +64,11 @@ class Connection:
         "_cancel_watch",
         "_eof",
         "_fd",
+        "_overdue",
         "_reading",
         "_sock",
         "_tls",
+        "_unasked",
         "_upgrading",
         "_woken",
         "engine",
@@ -90,6 +92,8 @@ class Connection:
         self._reading = False
         self._at_work = False
         self._eof = False
+        self._overdue = False
+        self._unasked = False
         self._upgrading = False
         self._woken = False
         self._cancel_watch: Callable[[], None] | None = None
@@ -119,6 +123,7 @@ class Connection:
         elif not data:
             self._client_finished()
         elif self._tls is None:
+            self._unasked = False
             self.engine.heard(self)
             self._tell(self.session.received, data)
             self._note_unfinished()
@@ -142,6 +147,7 @@ class Connection:
         # Key updates and the like are answered here; they are no sign of life (RFC 8446 4.6.3).
         self._put(tls.outgoing())
         if data and self.phase is Phase.SESSION:
+            self._unasked = False
             self.engine.heard(self)
             self._tell(self.session.received, data)
             self._note_unfinished()
@@ -229,7 +235,8 @@ class Connection:
     def _begin_work(self, work: Perform) -> None:
         self._at_work = True
         self._read_no_more()
-        self.engine.clock.rest(self)
+        if not self._unasked:
+            self.engine.clock.rest(self)
         self.engine.perform(work.job, lambda result, error: self._work_done(work, result, error))
 
     def _work_done(self, work: Perform, result: Any, error: Exception | None) -> None:
@@ -238,7 +245,8 @@ class Connection:
             # The client has gone meanwhile; only now may the session let go of what the job was using.
             self._tell_ended()
             return
-        self.engine.heard(self)
+        if not self._unasked:
+            self.engine.heard(self)
         if error is None:
             self._tell(work.done, result)
         else:
@@ -249,7 +257,9 @@ class Connection:
         if self._at_work or self.phase is not Phase.SESSION:
             return
         self._note_unfinished()
-        if self._eof:
+        if self._overdue:
+            self._farewell(self.session.idled)
+        elif self._eof:
             self._leave()
         else:
             self._read_on()
@@ -263,6 +273,8 @@ class Connection:
     def _tell_woken(self) -> None:
         self._woken = False
         if self.phase is Phase.SESSION and not self._at_work and self._cancel_watch is not None:
+            # What is done for this is not work that the client asked for: its time goes on meanwhile.
+            self._unasked = True
             self._tell(self.session.woken)
 
     def _unwatch(self) -> None:
@@ -330,7 +342,11 @@ class Connection:
 
     def idled(self) -> None:
         """The client's time is up.  Nothing here waits for its help."""
-        self._farewell(self.session.idled)
+        if self._at_work:
+            self._overdue = True
+            self.engine.clock.rest(self)
+        else:
+            self._farewell(self.session.idled)
 
     def stop(self) -> None:
         """The server stops: farewell.  Work under way is finished first, and then the session takes leave itself."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -120,7 +121,8 @@ class Server:
     def _apply(self, settings: ServerSettings) -> None:
         """All or nothing: whatever can fail is done first."""
         plans = self._plans(settings)
-        opened = self._open(plans)
+        with self._out_of_the_way(plans):
+            opened = self._open(plans)
         for service in [service for service in self.engines if service not in plans]:
             engine = self.engines.pop(service)
             engine.stop()
@@ -167,6 +169,28 @@ class Server:
             Limits(table.max_connections, table.max_connections_per_ip or 0, table.allow, table.deny),
             doors_of(table),
         )
+
+    @contextmanager
+    def _out_of_the_way(self, plans: Mapping[Service, _Plan]) -> Iterator[None]:
+        """Close our own listeners that the new settings do not keep and whose port they need for another address.
+
+        They are opened again when the new settings cannot be had after all.
+        """
+        wanted = {door.port for plan in plans.values() for door in plan.doors}
+        in_the_way = [
+            (engine, door)
+            for service, engine in self.engines.items()
+            for door in engine.listeners
+            if door.port in wanted and (service not in plans or door not in plans[service].doors)
+        ]
+        for engine, door in in_the_way:
+            engine.close([door])
+        try:
+            yield
+        except StartError:
+            for engine, door in in_the_way:
+                engine.adopt(engine.open(door))
+            raise
 
     def _open(self, plans: Mapping[Service, _Plan]) -> list[Listener]:
         """Open what is not open yet.  Raises :class:`StartError`, with everything closed again."""

@@ -48,7 +48,7 @@ class Diary:
 
 
 class Parrot:
-    """Says every line again.  ``tls``, ``work``, ``fail``, ``bug``, ``watch``, ``much N`` and ``bye`` do what they say."""
+    """Says every line again; ``tls``, ``work``, ``fail``, ``bug``, ``watch``, ``much N``, ``bye`` do what they say."""
 
     def __init__(self, diary: Diary) -> None:
         self._diary = diary
@@ -112,7 +112,7 @@ class Parrot:
         return [Send(f"failed: {error}\n".encode()), *self._go_on()]
 
     def woken(self) -> Actions:
-        return [Send(b"woken\n")]
+        return [Perform(lambda: None, lambda _: [Send(b"woken\n")])]
 
     def idled(self) -> Actions:
         return [Send(b"too slow\n")]
@@ -203,10 +203,10 @@ class EngineRoom:
 
 @contextmanager
 def engine_room(
-    limits: Limits = Limits(), timeout: float = 60.0, context: ssl.SSLContext | None = None, bits: int = 256
+    limits: Limits | None = None, timeout: float = 60.0, context: ssl.SSLContext | None = None, bits: int = 256
 ) -> Iterator[EngineRoom]:
     """An engine that is gone when the block ends, and that must not have found a bug unless the block forgave it."""
-    room = EngineRoom(limits, timeout, context, bits)
+    room = EngineRoom(limits or Limits(), timeout, context, bits)
     try:
         yield room
         assert room.engine.bugs == 0

@@ -271,6 +271,23 @@ def test_what_happens_outside_wakes_a_watching_session(room: EngineRoom) -> None
     assert room.diary.cancelled == 1
 
 
+def test_work_that_nobody_asked_for_is_no_sign_of_life() -> None:
+    with engine_room(timeout=0.4) as room, room.client() as client:
+        assert read_line(client) == b"hello\n"
+        client.sendall(b"watch\nready\n")
+        assert read_line(client) == b"ready\n"
+        began = time.monotonic()
+        while (line := read_line_waking(room, client)) == b"woken\n":
+            assert time.monotonic() - began < SOON
+        assert line == b"too slow\n"
+
+
+def read_line_waking(room: EngineRoom, client: socket.socket) -> bytes:
+    """Something happens outside; what the client hears next."""
+    room.diary.wakes[0]()
+    return read_line(client)
+
+
 def test_a_client_that_closes_its_side_still_gets_its_answers(room: EngineRoom) -> None:
     room.diary.release.set()
     with room.client() as client:

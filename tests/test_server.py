@@ -1,0 +1,254 @@
+"""The whole server: it starts or says why not, takes on other settings while it runs, and stops in good order."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from certs import Authority
+from conformance.procfs import free_ports
+
+SOON = 10.0
+
+
+class Running:
+    """A server as a process, told from outside."""
+
+    def __init__(self, folder: Path, document: dict[str, Any]) -> None:
+        self.file = folder / "settings.json"
+        self.document = document
+        self.write(document)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "reference_server", "--events", "--exit-with-stdin", str(self.file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def write(self, document: dict[str, Any]) -> None:
+        self.file.write_text(json.dumps(document))
+
+    def event(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.process.communicate()[1]
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def reload(self, **services: Any) -> dict[str, Any]:
+        self.document = {**self.document, "services": {**self.document["services"], **services}}
+        self.write({**self.document, "services": {k: v for k, v in self.document["services"].items() if v}})
+        self.process.send_signal(signal.SIGHUP)
+        return self.event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        try:
+            self.process.communicate(timeout=SOON)
+        finally:
+            self.process.kill()
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> dict[str, Any]:
+    chain, key = Authority.create().issue().write(tmp_path / "certificate")
+    ports = free_ports(4)
+    service = {"bind": ["127.0.0.1"], "idle_timeout": 60, "certificate": "main", "explicit_tls": True}
+    return {
+        "format": 1,
+        "hostname": "mail.example.test",
+        "data": str(tmp_path / "data"),
+        "certificates": {"main": {"chain": str(chain), "key": str(key)}},
+        "accounts": [{"name": "alice", "password": "open sesame", "address": "alice@example.test"}],
+        "services": {
+            "smtp": {**service, "ports": [ports[0]], "implicit_tls_ports": [ports[1]], "max_connections": 2},
+            "pop3": {**service, "ports": [ports[2]], "max_connections": 5},
+        },
+    }
+
+
+@pytest.fixture
+def server(tmp_path: Path, document: dict[str, Any]) -> Iterator[Running]:
+    with Running(tmp_path, document) as server:
+        ready = server.event()
+        assert ready["event"] == "ready"
+        assert ready["pids"] == [server.process.pid]
+        yield server
+
+
+def port(server: Running, service: str) -> int:
+    number: int = server.document["services"][service]["ports"][0]
+    return number
+
+
+def connect(number: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", number), SOON)
+
+
+def first_line(sock: socket.socket) -> bytes:
+    return sock.makefile("rb").readline()
+
+
+def test_ready_means_that_every_listener_accepts(server: Running) -> None:
+    for service, greeting in (("smtp", b"220 "), ("pop3", b"+OK")):
+        with connect(port(server, service)) as client:
+            assert first_line(client).startswith(greeting)
+
+
+def test_a_stop_says_farewell_and_ends_with_status_0(server: Running) -> None:
+    with connect(port(server, "smtp")) as client:
+        reader = client.makefile("rb")
+        assert reader.readline().startswith(b"220")
+        server.process.terminate()
+        assert reader.readline().startswith(b"421")
+        assert reader.readline() == b""
+    assert server.process.wait(SOON) == 0
+
+
+def test_it_ends_with_its_standard_input(server: Running) -> None:
+    assert server.process.stdin is not None
+    server.process.stdin.close()
+    assert server.process.wait(SOON) == 0
+    server.process.stdin = None
+
+
+def test_a_reload_keeps_sessions_and_counts_and_changes_the_limit(server: Running) -> None:
+    with connect(port(server, "smtp")) as first, connect(port(server, "smtp")) as second:
+        lines = first.makefile("rb"), second.makefile("rb")
+        assert all(line.readline().startswith(b"220") for line in lines)
+        smtp = server.document["services"]["smtp"]
+        assert server.reload(smtp={**smtp, "max_connections": 3}) == {"event": "reloaded"}
+        first.sendall(b"NOOP\r\n")
+        assert lines[0].readline().startswith(b"250")
+        with connect(port(server, "smtp")) as third, connect(port(server, "smtp")) as surplus:
+            assert first_line(third).startswith(b"220")
+            assert first_line(surplus).startswith(b"421")
+
+
+def test_a_reload_opens_new_ports_and_closes_old_ones(server: Running) -> None:
+    old = port(server, "pop3")
+    (new,) = free_ports(1)
+    with connect(old) as client:
+        reader = client.makefile("rb")
+        assert reader.readline().startswith(b"+OK")
+        pop3 = server.document["services"]["pop3"]
+        assert server.reload(pop3={**pop3, "ports": [new]}) == {"event": "reloaded"}
+        with connect(new) as other:
+            assert first_line(other).startswith(b"+OK")
+        with pytest.raises(ConnectionRefusedError):
+            connect(old)
+        client.sendall(b"CAPA\r\n")
+        assert reader.readline().startswith(b"+OK")
+
+
+def test_a_reload_can_widen_the_address_of_a_port_that_it_holds(server: Running) -> None:
+    """The old listener is in the way of the new one, and both are ours."""
+    pop3 = server.document["services"]["pop3"]
+    assert server.reload(pop3={**pop3, "bind": ["*"]}) == {"event": "reloaded"}
+    with socket.create_connection(("127.0.0.3", port(server, "pop3")), SOON) as client:
+        assert first_line(client).startswith(b"+OK")
+
+
+def test_a_service_that_is_switched_off_takes_leave(server: Running) -> None:
+    with connect(port(server, "pop3")) as client:
+        reader = client.makefile("rb")
+        assert reader.readline().startswith(b"+OK")
+        assert server.reload(pop3=None) == {"event": "reloaded"}
+        assert reader.readline().startswith(b"-ERR")
+        assert reader.readline() == b""
+    with connect(port(server, "smtp")) as client:
+        assert first_line(client).startswith(b"220")
+
+
+def test_bad_settings_leave_the_old_ones_in_force_and_say_why(server: Running) -> None:
+    smtp = server.document["services"]["smtp"]
+    with connect(port(server, "smtp")) as taken:
+        assert first_line(taken).startswith(b"220")
+        with socket.create_server(("127.0.0.1", 0)) as stranger:
+            occupied = stranger.getsockname()[1]
+            answer = server.reload(smtp={**smtp, "ports": [*smtp["ports"], occupied]})
+        assert str(occupied) in answer["error"]
+        answer = server.reload(smtp={**smtp, "max_conections": 3})
+        assert "max_connections" in answer["error"]
+        taken.sendall(b"NOOP\r\n")
+        assert first_line(taken).startswith(b"250")
+    with connect(port(server, "smtp")) as client:
+        assert first_line(client).startswith(b"220")
+
+
+def start(tmp_path: Path, document: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(document))
+    command = [sys.executable, "-m", "reference_server", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=SOON, check=False)
+
+
+def test_an_occupied_port_is_named_and_nothing_is_started(tmp_path: Path, document: dict[str, Any]) -> None:
+    with socket.create_server(("127.0.0.1", document["services"]["pop3"]["ports"][0])):
+        ended = start(tmp_path, document)
+    assert ended.returncode == 2
+    assert f"127.0.0.1:{document['services']['pop3']['ports'][0]}" in ended.stderr
+    assert "services.pop3" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_address_of_another_machine_is_named(tmp_path: Path, document: dict[str, Any]) -> None:
+    document["services"]["smtp"]["bind"] = ["192.0.2.77"]
+    ended = start(tmp_path, document)
+    assert ended.returncode == 2
+    assert "192.0.2.77" in ended.stderr
+    assert "does not have that address" in ended.stderr
+
+
+def test_a_certificate_that_does_not_fit_its_key_is_named(tmp_path: Path, document: dict[str, Any]) -> None:
+    _, other_key = Authority.create().issue().write(tmp_path / "other")
+    document["certificates"]["main"]["key"] = str(other_key)
+    ended = start(tmp_path, document)
+    assert ended.returncode == 2
+    assert "not the key of the certificate" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_service_that_is_not_built_yet_is_refused_by_name(tmp_path: Path, document: dict[str, Any]) -> None:
+    document["services"]["webmail"] = {"bind": ["127.0.0.1"], "ports": free_ports(1)}
+    ended = start(tmp_path, document)
+    assert ended.returncode == 2
+    assert "services.webmail" in ended.stderr
+
+
+def test_an_acknowledged_message_survives_a_kill(tmp_path: Path, document: dict[str, Any]) -> None:
+    with Running(tmp_path, document) as server:
+        server.event()
+        sent = 0
+        with smtplib.SMTP("127.0.0.1", port(server, "smtp"), timeout=SOON) as client:
+            deadline = time.monotonic() + 0.5
+            while time.monotonic() < deadline:
+                client.sendmail("bob@example.org", ["alice@example.test"], f"Subject: {sent}\r\n\r\nbody {sent}\r\n")
+                sent += 1
+            os.kill(server.process.pid, signal.SIGKILL)
+            server.process.wait(SOON)
+            client.close()
+    with Running(tmp_path, document) as server:
+        server.event()
+        with connect(port(server, "pop3")) as client:
+            reader = client.makefile("rb")
+            client.sendall(b"USER alice\r\nPASS open sesame\r\nSTAT\r\n")
+            lines = [reader.readline() for _ in range(4)]
+        assert lines[-1].split()[:2] == [b"+OK", str(sent).encode()]
