@@ -5,7 +5,8 @@ account and no protocol.  Other programs may deliver into new/ and rename in cur
 seen at the next look.
 
 A look costs two stat calls while nothing changed.  A folder's time stamp cannot be trusted to tell of changes within
-the clock tick in which the folder was listed, so a listing counts as settled only when it is older than that.
+the clock tick in which the folder was listed, so a listing counts as settled only when it is older than that.  Our own
+changes need no listing; what another program does in the very tick of one of them is seen a second later at most.
 """
 
 from __future__ import annotations
@@ -66,13 +67,15 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Listing:
-    """What a folder held when it was listed, and whether its time stamp would tell of any change since."""
+    """What a folder held when it was listed, and whether its time stamp would tell of any change since.
 
-    names: list[str]
+    ``names`` is None after a change of our own: the entries then tell what is there.
+    """
+
+    names: list[str] | None
     stamp: int
     listed: float
     settled: bool
-    adopted: bool = False
 
 
 _TICK = 50_000_000
@@ -139,7 +142,10 @@ class Mailbox:
         """Store durably and give back the UID."""
         base = maildir.unique_name(message, None if received is None else int(received.timestamp()))
         draft = maildir.draft_for(base)
-        durable.create(f"{self._folder}/{draft}", message)
+        try:
+            durable.create(f"{self._folder}/{draft}", message)
+        except FileNotFoundError:
+            raise NoSuchMailbox("the mailbox was deleted") from None
         with durable.undone(lambda: os.unlink(f"{self._folder}/{draft}")), self.lock:
             self._look()
             wanted = _stored(flags)
@@ -228,7 +234,7 @@ class Mailbox:
         try:
             stamp = self._stamp(folder)
             if known is not None and known.stamp == stamp and (
-                known.settled or (known.adopted and time.monotonic() - known.listed < _ADOPTED_FOR)
+                known.settled or (known.names is None and time.monotonic() - known.listed < _ADOPTED_FOR)
             ):
                 return False
             age = time.time_ns() - stamp
@@ -244,9 +250,16 @@ class Mailbox:
 
     def _found(self) -> dict[str, str]:
         """The place of every message, by the lasting part of its name."""
-        places = (f"{folder}/{name}" for folder in ("new", "cur") for name in self._listings[folder].names
-                  if not name.startswith("."))
-        return {maildir.base_of(place): place for place in places}
+        found: dict[str, str] = {}
+        for folder in ("new", "cur"):
+            names = self._listings[folder].names
+            if names is None:
+                places = [entry.place for entry in self._entries.values() if entry.place.startswith(folder)]
+            else:
+                places = [f"{folder}/{name}" for name in names if not name.startswith(".")]
+            for place in places:
+                found[maildir.base_of(place)] = place
+        return found
 
     def _take_note(self, found: dict[str, str]) -> None:
         known = {entry.base for entry in self._entries.values()}
@@ -332,7 +345,7 @@ class Mailbox:
         for folder, listing in before.items():
             stamp = self._stamp(folder)
             if stamp != listing.stamp:
-                self._listings[folder] = replace(listing, names=[], stamp=stamp, settled=False, adopted=True)
+                self._listings[folder] = replace(listing, names=None, stamp=stamp, settled=False)
 
     def _claim(self, uids: Iterable[int]) -> None:
         with self._ours():

@@ -296,13 +296,13 @@ class MailStore:
                      if name == old or name.startswith(f"{old}/")]
             if not moves:
                 raise NoSuchMailbox("there is no such mailbox")
-            leaving = {name for name, _ in moves}
-            if any(_exists(room, target) and target not in leaving for _, target in moves) or new == old:
-                raise MailboxExists("there is a mailbox of that name")
             for _, target in moves:
                 _well_named(target)
+            leaving = {name for name, _ in moves}
+            if _exists(room, new) or any(_exists(room, target) for _, target in moves if target not in leaving):
+                raise MailboxExists("there is a mailbox of that name")
             # One that takes the place of another waits until that one has left.
-            for name, target in sorted(moves, reverse=new.startswith(f"{old}/")):
+            for name, target in sorted(moves, key=lambda move: len(move[0]), reverse=len(new) > len(old)):
                 self._move(room, name, target)
             self._create_parents(room, new)
             durable.sync_folder(room.folder)

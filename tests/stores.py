@@ -1,0 +1,107 @@
+"""Mail stores for tests: settings in one line, and a disk that fails when it is told to."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from reference_server.mailstore import Account, MailStore
+from reference_server.settings_model import AccountSettings
+
+MESSAGE = b"Subject: one\r\n\r\nfirst line\r\n"
+
+
+def account(
+    name: str,
+    *,
+    password: str | None = "secret",
+    password_hash: str | None = None,
+    inbox: tuple[Path, ...] = (),
+    admin: bool = False,
+    discard: bool = False,
+) -> AccountSettings:
+    """``name`` with the address ``name@example.test``."""
+    return AccountSettings(
+        name=name,
+        password=None if password is None or password_hash is not None else SecretStr(password),
+        password_hash=None if password_hash is None else SecretStr(password_hash),
+        address=f"{name}@example.test",
+        inbox=inbox,
+        admin=admin,
+        discard=discard,
+    )
+
+
+def store_of(root: Path) -> tuple[MailStore, Account]:
+    """A store and its only account, ``alice``."""
+    store = MailStore(root, [account("alice")])
+    return store, known(store, "alice")
+
+
+def store_of_two(root: Path) -> tuple[MailStore, Account, Account]:
+    """A store and its accounts, ``alice`` and ``bob``."""
+    store = MailStore(root, [account("alice"), account("bob")])
+    return store, known(store, "alice"), known(store, "bob")
+
+
+def known(store: MailStore, name: str) -> Account:
+    found = store.recipient(f"{name}@example.test")
+    assert found is not None
+    return found
+
+
+def files(root: Path) -> set[str]:
+    """Every file below ``root``."""
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+#: What a disk that is full or broken refuses.
+DISK_CALLS = ("write", "fsync", "fdatasync", "rename", "link")
+
+
+@contextmanager
+def disk_failing_at(call: int, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The disk is full at the call of that number, counted from 1 over all of ``DISK_CALLS``, and not before."""
+    made = 0
+
+    def failing(real: Callable[..., object]) -> Callable[..., object]:
+        def attempt(*arguments: object) -> object:
+            nonlocal made
+            made += 1
+            if made == call:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*arguments)
+
+        return attempt
+
+    with patch.context() as patched:
+        for name in DISK_CALLS:
+            patched.setattr(os, name, failing(getattr(os, name)))
+        yield
+
+
+@contextmanager
+def disk_watched(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What is asked of the disk, in order: ``fsync new``, ``rename tmp new``, with the folders' names."""
+    seen: list[str] = []
+
+    def fsync(descriptor: int, real: Callable[[int], None] = os.fsync) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        folder = path if os.path.isdir(path) else os.path.dirname(path)
+        seen.append(f"fsync {'file in ' if folder != path else ''}{os.path.basename(folder)}")
+        real(descriptor)
+
+    def rename(source: str, target: str, real: Callable[[str, str], None] = os.rename) -> None:
+        seen.append(" ".join(["rename", *(os.path.basename(os.path.dirname(path)) for path in (source, target))]))
+        real(source, target)
+
+    with patch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        patched.setattr(os, "rename", rename)
+        yield seen
