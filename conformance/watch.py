@@ -32,7 +32,7 @@ SLACK_SHARE = 0.25
 #: An observer that overslept by more than this (seconds) does not judge what it saw too late.
 TRUSTED_LATENESS = 0.25
 #: How long the longest time-out is watched: long enough to outlive every other one (seconds).
-LONG_LOOK = 7.0
+LONG_LOOK = 6.5
 
 
 @dataclass(slots=True)

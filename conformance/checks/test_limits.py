@@ -38,6 +38,8 @@ Observed = Callable[[str], Seen]
 LIMITED = ("max_connections",)
 #: How long a limit may be exceeded before it must show (contract: allow 3 s).
 SHOWS_WITHIN = 3.0
+#: A moment without any traffic of ours (seconds).
+QUIET = 0.1
 
 
 def require_full(endpoint: Endpoint, holders: list[Visit], door: Door | None = None) -> None:
@@ -433,7 +435,7 @@ def test_the_limit_is_exact_in_a_burst(endpoint: Endpoint) -> None:
     for visit in endpoint.fill():
         visit.goodbye()
     # When the slots of these are free cannot be seen from outside; that they are by then is asked elsewhere.
-    time.sleep(0.1)
+    time.sleep(QUIET)
     outcomes = at_once(count, lambda: endpoint.attempt(patience=endpoint.patience))
     visits = [outcome for outcome in outcomes if isinstance(outcome, Visit)]
     alive = served_at_once(visits)
@@ -505,7 +507,7 @@ def test_the_listener_resumes_by_itself(endpoint: Endpoint) -> None:
     if gives_way(endpoint):
         visits = [visit for visit in visits if visit.is_alive()]
     visits.pop().goodbye()
-    time.sleep(min(0.5, endpoint.release))
+    time.sleep(QUIET)
     outcome = endpoint.attempt(patience=endpoint.release)
     if isinstance(outcome, Refusal):
         raise Mismatch("a client to be served by a listener that had been full", str(outcome))

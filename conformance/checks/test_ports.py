@@ -132,7 +132,7 @@ def test_the_port_can_be_somebody_elses_on_another_address(endpoint: Endpoint) -
     """A stranger listened on the same port of another address before the server was started."""
     for port in endpoint.ports:
         endpoint.visit(Door(SERVER, port)).goodbye()
-        outcome = endpoint.attempt(Door(SECOND_SERVER, port), patience=0.2)
+        outcome = endpoint.attempt(Door(SECOND_SERVER, port), patience=0.05)
         if isinstance(outcome, Visit) or outcome.form is not Form.SILENCE:
             raise Mismatch(
                 f"the stranger's listener at {SECOND_SERVER} port {port} to be left alone",
