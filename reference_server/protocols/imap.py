@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 
 from reference_server.mailstore import Account, MailStore
 from reference_server.protocols import imap_commands_mailboxes as mailboxes
+from reference_server.protocols import imap_commands_messages as messages
 from reference_server.protocols import sasl
 from reference_server.protocols.imap_input import Continue, Fault, Rejected, Request, RequestReader
 from reference_server.protocols.imap_selected import Answer, Client, Job, Outcome, Partly, carried_out
@@ -231,15 +232,10 @@ class ImapSession:
 
     def _rejected(self, tag: bytes | None, fault: Fault | str) -> _Reply:
         self._tag = tag or b"*"
-        match fault:
-            case Fault.FLOOD:
-                self._end()
-                return _Then(b"* BYE %s\r\n" % fault.value.encode(), (Close(),))
-            case Fault.MESSAGE_TOO_LARGE:
-                return self._tagged(b"NO [LIMIT] %s" % fault.value.encode())
-            case Fault():
-                return self._tagged(b"BAD %s" % fault.value.encode())
-        return self._tagged(b"BAD %s" % fault.encode())
+        words = (fault.value if isinstance(fault, Fault) else fault).encode("ascii")
+        if fault is Fault.FLOOD:
+            return _Then(b"", tuple(self._bye(b"* BYE %s\r\n" % words)))
+        return self._tagged(b"%s %s" % (b"NO [LIMIT]" if fault is Fault.MESSAGE_TOO_LARGE else b"BAD", words))
 
     def _tagged(self, condition: bytes) -> bytes:
         self._errors = self._errors + 1 if condition.startswith(b"BAD") else 0
@@ -312,9 +308,7 @@ class ImapSession:
         return b'* ID ("name" "listenspec")\r\n' + self._tagged(b"OK done")
 
     def logout(self, _request: Request) -> _Reply:
-        farewell = b"* BYE goodbye\r\n" + self._tagged(b"OK done")
-        self._end()
-        return _Then(farewell, (Close(),))
+        return _Then(b"", tuple(self._bye(b"* BYE goodbye\r\n" + self._tagged(b"OK done"))))
 
     def _capabilities(self) -> bytes:
         if self._client is not None:
@@ -388,12 +382,7 @@ class ImapSession:
         denied = self._tagged(b"NO [AUTHENTICATIONFAILED] name or password is wrong")
         return self._bye(denied + b"* BYE too many failed logins, goodbye\r\n")
 
-    # ---- leaving a mailbox, and waiting for news
-
-    def unselect(self, _request: Request) -> _Reply:
-        assert self._client is not None
-        self._client.selected = None  # RFC 3691: nothing is removed
-        return self._tagged(b"OK done")
+    # ---- waiting for news
 
     def idle(self, _request: Request) -> _Reply:
         self._doing = Doing.IDLING
@@ -490,6 +479,15 @@ COMMANDS: Final[dict[bytes, Command]] = {
     b"STATUS": Command(_asks(mailboxes.status), _AFTER),
     b"APPEND": Command(_asks(mailboxes.append), _AFTER),
     b"IDLE": Command(ImapSession.idle, _AFTER, takes_argument=False),
-    b"UNSELECT": Command(ImapSession.unselect, _OPEN, takes_argument=False),
+    b"UNSELECT": Command(_asks(messages.unselect), _OPEN),
     b"CHECK": Command(ImapSession.noop, _OPEN, takes_argument=False),
+    b"CLOSE": Command(_asks(messages.close), _OPEN),
+    b"EXPUNGE": Command(_asks(messages.expunge), _OPEN),
+    b"UID EXPUNGE": Command(_asks(messages.uid_expunge), _OPEN),
+    b"STORE": Command(_asks(messages.store, expunge=False), _OPEN),
+    b"UID STORE": Command(_asks(partial(messages.store, by_uid=True)), _OPEN),
+    b"COPY": Command(_asks(messages.copy), _OPEN),
+    b"UID COPY": Command(_asks(partial(messages.copy, by_uid=True)), _OPEN),
+    b"MOVE": Command(_asks(messages.move), _OPEN),
+    b"UID MOVE": Command(_asks(partial(messages.move, by_uid=True)), _OPEN),
 }

@@ -42,7 +42,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A command as it came: ``text`` is what follows the verb and its space, literals as on the wire."""
+    """A command as it came: ``text`` is what follows the verb and its space, literals as on the wire.
+
+    ``verb`` is in upper case, ``UID`` part of it.
+    """
 
     tag: bytes
     verb: bytes
@@ -256,9 +259,13 @@ def _request(text: bytes) -> Request | Rejected:
     if verb is None:
         return Rejected(tag[0], Fault.NO_TAG)
     rest = text[verb.end() :]
+    name = verb[0].upper()
+    if name == b"UID" and rest.startswith(b" ") and (second := _VERB.match(rest, 1)):
+        # RFC 3501 6.4.8: what follows is another command, the messages of which are named by UID.
+        name, rest = b"UID " + second[0].upper(), rest[second.end() :]
     if rest and not rest.startswith(b" "):
         return Rejected(tag[0], "a space is wanted behind the command")
-    return Request(tag[0], verb[0].upper(), rest[1:])
+    return Request(tag[0], name, rest[1:])
 
 
 assert MAX_MESSAGE < LARGEST_NUMBER
