@@ -20,7 +20,7 @@ from conformance.report import json_report, junit
 from conformance.report.events import EventWriter
 from conformance.report.model import Result, Run, TargetName
 from conformance.report.terminal import LiveProgress, summary
-from conformance.suite import Case, DriverError, Selection, Suite, Unavailable
+from conformance.suite import Case, DriverError, Selection, Suite, Unavailable, UsageError
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Certification:
     started: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
     results: list[Result] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
+    usable: bool = True
     _resources: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
@@ -58,6 +59,11 @@ class Certification:
             if file is not None:
                 _must_be_writable(file)
         suite = Suite.create(target, driver, selection)
+        try:
+            suite.require_something()
+        except UsageError:
+            suite.close()
+            raise
         resources = ExitStack()
         preflight = resources.enter_context(ThreadPoolExecutor(1, thread_name_prefix="preflight"))
         certification = cls(
@@ -89,16 +95,13 @@ class Certification:
     def ready(self, cases: Sequence[Case]) -> bool:
         """Begin; False when nothing can be examined through this driver, and then it is known why."""
         self.progress.started(str(self.target), len(cases))
-        if not cases:
-            self.trouble("nothing was chosen that applies to this target")
-            return False
         try:
             self.honest.result()
             self.suite.target.site("general")
         except (DriverError, Unavailable) as error:
             self.trouble(str(error))
-            return False
-        return True
+            self.usable = False
+        return self.usable
 
     def result(self, document: dict[str, Any]) -> None:
         """One result has come."""
@@ -114,7 +117,9 @@ class Certification:
 
     def finish(self) -> int:
         """Stop everything, write the reports, say what was found; the exit status."""
-        self.troubles += self.suite.close()
+        complaints = self.suite.close()
+        if self.usable:  # otherwise it has been told what is the matter with the driver
+            self.troubles += complaints
         run = Run(
             self.target,
             self.started,

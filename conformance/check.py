@@ -128,7 +128,9 @@ def check(
             also,
             f"{file}.py::{function.__name__}",
         )
-        _checks.setdefault(requirement, []).append(tied)
+        known = _checks.setdefault(requirement, [])
+        if tied not in known:  # pytest may import a module that was imported before
+            known.append(tied)
         marked: Any = function
         marked.listenspec_check = tied
         return function
@@ -140,6 +142,12 @@ def checks_for(requirement: str) -> tuple[Check, ...]:
     """The checks that examine ``requirement``, of all check modules."""
     _import_all()
     return tuple(_checks.get(requirement, ()))
+
+
+def all_checks() -> tuple[Check, ...]:
+    """Every check there is."""
+    _import_all()
+    return tuple(check for checks in _checks.values() for check in checks)
 
 
 def _import_all() -> None:

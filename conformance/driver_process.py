@@ -107,7 +107,8 @@ def is_believable(
         return True
     if isinstance(answer, Unsupported):
         return True
-    answer.stop()
+    with contextlib.suppress(DriverError):  # how it stops is not what has to be told
+        answer.stop()
     raise DriverError(
         f"{shlex.join(command)} said ready to the setting {_INVENTED!r}, which does not exist: "
         "it must answer unsupported to whatever it does not know"

@@ -21,6 +21,8 @@ from conformance.check import (
     NotAssessable,
     NotOffered,
     Refused,
+    all_checks,
+    checks_for,
 )
 from conformance.report.model import Result, TranscriptEvent, Verdict
 from conformance.scenarios import SCENARIOS
@@ -102,6 +104,25 @@ class Suite:
         """Raises :class:`UsageError` for an unknown target, DriverError when its driver cannot describe it."""
         name, command = command_of(target, driver)
         return cls(Target(name, command), selection, driver)
+
+    def require_something(self) -> None:
+        """Raises :class:`UsageError` when what was chosen is not to be had from this target."""
+        name, offered = self.target.description.name, [service.value for service in self.target.services]
+        for service in self.selection.services:
+            if service not in offered:
+                raise UsageError(f"{name} has no {service}; what can be examined is {', '.join(offered)}")
+        cases = {case.id for check in all_checks() for case in self.cases(check)}
+        for wanted in self.selection.only:
+            if wanted not in cases:
+                rows = {check.requirement for check in all_checks()}
+                requirement = wanted.partition("/")[0]
+                if requirement not in rows:
+                    raise UsageError(f"there is no check of {requirement} yet")
+                every = replace(self, selection=Selection())
+                others = [case.id for check in checks_for(requirement) for case in every.cases(check)]
+                raise UsageError(f"there is no result {wanted} for {name}; there is {', '.join(others) or 'none'}")
+        if not cases:
+            raise UsageError(f"nothing that was chosen applies to {name}")
 
     # -- what is examined -------------------------------------------------------------------------------------------
 

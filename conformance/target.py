@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from certs import Authority
+from conformance import driver_process
 from conformance.contract import DeclaredService, Description, Ready, Unsupported
 from conformance.dialects import DIALECTS
 from conformance.dialects.dialect import Credentials
@@ -177,7 +178,7 @@ class Target:
         place = Place()
         try:
             settings, _ = self._settings(SCENARIOS["general"], place, self._folder("invented"))
-            is_believable(self.command, settings, folder=self.folder / "invented")
+            is_believable(self.command, settings, folder=self.folder / "invented", within=driver_process.READY_WITHIN)
         finally:
             place.close()
 
@@ -241,7 +242,11 @@ class Target:
             if not running:
                 raise Unavailable(f"no service offers what the scenario is about ({', '.join(sorted(scenario.needs))})")
             process = DriverProcess.start(
-                self.command, settings, folder, check_listening=not place.bystanders and not scenario.may_refuse
+                self.command,
+                settings,
+                folder,
+                within=driver_process.READY_WITHIN,
+                check_listening=not place.bystanders and not scenario.may_refuse,
             )
             if isinstance(process, Unsupported):
                 setting = f"{process.setting}: " if process.setting else ""
