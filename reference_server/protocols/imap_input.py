@@ -27,7 +27,7 @@ MAX_SKIPPED: Final = 2 * MAX_MESSAGE
 """Octets of a literal that was not asked for and is not wanted, which are read and thrown away."""
 
 # RFC 3501 9: a tag is made of ASTRING-CHARs but without +.
-_TAG: Final = re.compile(rb"[^\x00-\x20\x7f-\xff(){%*\"\\+]+")
+_TAG: Final = re.compile(rb"[^\x00-\x20\x7f-\xff(){%*\"\\+]+(?= |\Z)")
 _VERB: Final = re.compile(rb"[A-Za-z0-9]+")
 _ANNOUNCED: Final = re.compile(rb"\{([0-9]{1,40})(\+?)\}\Z")
 
@@ -156,7 +156,7 @@ class RequestReader:
             return self._reject(Fault.TOO_LONG if line is Flaw.TOO_LONG else Fault.BARE_LF)
         announced = _ANNOUNCED.search(line) if line.endswith(b"}") else None
         if self._message is not None:
-            return self._message_ended(line)
+            return self._message_ended(line, announced)
         if self._begun is None:
             if announced is None:
                 return _request(line)
@@ -170,12 +170,12 @@ class RequestReader:
             return _request(begun)
         return self._literal_announced(announced)
 
-    def _message_ended(self, line: bytes) -> Arrival:
+    def _message_ended(self, line: bytes, announced: re.Match[bytes] | None) -> Arrival | None:
         assert self._begun is not None
         assert self._message is not None
         assert self._prefix is not None
         if line:
-            return self._reject("nothing can follow the message")
+            return self._refuse_literal(announced, "nothing can follow the message")
         request = _request(bytes(self._begun))
         message = Message(self._prefix, bytes(self._message))
         self._forget()
@@ -255,7 +255,7 @@ def _request(text: bytes) -> Request | Rejected:
     tag = _TAG.match(text)
     if tag is None:
         return Rejected(None, Fault.NO_TAG)
-    verb = _VERB.match(text, tag.end() + 1) if text[tag.end() : tag.end() + 1] == b" " else None
+    verb = _VERB.match(text, tag.end() + 1)
     if verb is None:
         return Rejected(tag[0], Fault.NO_TAG)
     rest = text[verb.end() :]
