@@ -44,6 +44,11 @@ def _dovecot() -> bool:
     )
 
 
+def _swaks() -> bool:
+    # Without this library of Perl's it has no TLS.
+    return program("swaks") is not None and bool(glob.glob("/usr/lib/*/perl5/*/Net/SSLeay.pm"))
+
+
 COMPONENTS: Mapping[str, Component] = {
     "curl": _program("curl"),
     "dovecot": Component(_dovecot, "apt install dovecot-imapd dovecot-pop3d"),
@@ -55,7 +60,7 @@ COMPONENTS: Mapping[str, Component] = {
     "openssl": _program("openssl"),
     "root": Component(lambda: os.geteuid() == 0, "run the tests as root"),
     "smtp-source": _program("smtp-source", "postfix"),
-    "swaks": _program("swaks"),
+    "swaks": Component(_swaks, "apt install swaks libnet-ssleay-perl"),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -13,89 +12,29 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from certs import Authority
 from conformance.procfs import free_ports
-
-SOON = 10.0
-
-
-class Running:
-    """A server as a process, told from outside."""
-
-    def __init__(self, folder: Path, document: dict[str, Any]) -> None:
-        self.file = folder / "settings.json"
-        self.document = document
-        self.write(document)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "reference_server", "--events", "--exit-with-stdin", str(self.file)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def write(self, document: dict[str, Any]) -> None:
-        self.file.write_text(json.dumps(document))
-
-    def event(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.process.communicate()[1]
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def reload(self, **services: Any) -> dict[str, Any]:
-        self.document = {**self.document, "services": {**self.document["services"], **services}}
-        self.write({**self.document, "services": {k: v for k, v in self.document["services"].items() if v}})
-        self.process.send_signal(signal.SIGHUP)
-        return self.event()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
-        try:
-            self.process.communicate(timeout=SOON)
-        finally:
-            self.process.kill()
+from tests.mail_server import SOON, MailServer, settings
 
 
 @pytest.fixture
 def document(tmp_path: Path) -> dict[str, Any]:
-    chain, key = Authority.create().issue().write(tmp_path / "certificate")
-    ports = free_ports(4)
-    service = {"bind": ["127.0.0.1"], "idle_timeout": 60, "certificate": "main", "explicit_tls": True}
-    return {
-        "format": 1,
-        "hostname": "mail.example.test",
-        "data": str(tmp_path / "data"),
-        "certificates": {"main": {"chain": str(chain), "key": str(key)}},
-        "accounts": [{"name": "alice", "password": "open sesame", "address": "alice@example.test"}],
-        "services": {
-            "smtp": {**service, "ports": [ports[0]], "implicit_tls_ports": [ports[1]], "max_connections": 2},
-            "pop3": {**service, "ports": [ports[2]], "max_connections": 5},
-        },
-    }
+    document = settings(tmp_path, bind=["127.0.0.1"], max_connections=5)
+    document["services"]["smtp"]["max_connections"] = 2
+    return document
 
 
 @pytest.fixture
-def server(tmp_path: Path, document: dict[str, Any]) -> Iterator[Running]:
-    with Running(tmp_path, document) as server:
+def server(tmp_path: Path, document: dict[str, Any]) -> Iterator[MailServer]:
+    with MailServer(tmp_path, document) as server:
         ready = server.event()
         assert ready["event"] == "ready"
         assert ready["pids"] == [server.process.pid]
         yield server
-
-
-def port(server: Running, service: str) -> int:
-    number: int = server.document["services"][service]["ports"][0]
-    return number
 
 
 def connect(number: int) -> socket.socket:
@@ -106,14 +45,14 @@ def first_line(sock: socket.socket) -> bytes:
     return sock.makefile("rb").readline()
 
 
-def test_ready_means_that_every_listener_accepts(server: Running) -> None:
+def test_ready_means_that_every_listener_accepts(server: MailServer) -> None:
     for service, greeting in (("smtp", b"220 "), ("pop3", b"+OK")):
-        with connect(port(server, service)) as client:
+        with connect(server.port(service)) as client:
             assert first_line(client).startswith(greeting)
 
 
-def test_a_stop_says_farewell_and_ends_with_status_0(server: Running) -> None:
-    with connect(port(server, "smtp")) as client:
+def test_a_stop_says_farewell_and_ends_with_status_0(server: MailServer) -> None:
+    with connect(server.port("smtp")) as client:
         reader = client.makefile("rb")
         assert reader.readline().startswith(b"220")
         server.process.terminate()
@@ -122,28 +61,28 @@ def test_a_stop_says_farewell_and_ends_with_status_0(server: Running) -> None:
     assert server.process.wait(SOON) == 0
 
 
-def test_it_ends_with_its_standard_input(server: Running) -> None:
+def test_it_ends_with_its_standard_input(server: MailServer) -> None:
     assert server.process.stdin is not None
     server.process.stdin.close()
     assert server.process.wait(SOON) == 0
     server.process.stdin = None
 
 
-def test_a_reload_keeps_sessions_and_counts_and_changes_the_limit(server: Running) -> None:
-    with connect(port(server, "smtp")) as first, connect(port(server, "smtp")) as second:
+def test_a_reload_keeps_sessions_and_counts_and_changes_the_limit(server: MailServer) -> None:
+    with connect(server.port("smtp")) as first, connect(server.port("smtp")) as second:
         lines = first.makefile("rb"), second.makefile("rb")
         assert all(line.readline().startswith(b"220") for line in lines)
         smtp = server.document["services"]["smtp"]
         assert server.reload(smtp={**smtp, "max_connections": 3}) == {"event": "reloaded"}
         first.sendall(b"NOOP\r\n")
         assert lines[0].readline().startswith(b"250")
-        with connect(port(server, "smtp")) as third, connect(port(server, "smtp")) as surplus:
+        with connect(server.port("smtp")) as third, connect(server.port("smtp")) as surplus:
             assert first_line(third).startswith(b"220")
             assert first_line(surplus).startswith(b"421")
 
 
-def test_a_reload_opens_new_ports_and_closes_old_ones(server: Running) -> None:
-    old = port(server, "pop3")
+def test_a_reload_opens_new_ports_and_closes_old_ones(server: MailServer) -> None:
+    old = server.port("pop3")
     (new,) = free_ports(1)
     with connect(old) as client:
         reader = client.makefile("rb")
@@ -158,28 +97,28 @@ def test_a_reload_opens_new_ports_and_closes_old_ones(server: Running) -> None:
         assert reader.readline().startswith(b"+OK")
 
 
-def test_a_reload_can_widen_the_address_of_a_port_that_it_holds(server: Running) -> None:
+def test_a_reload_can_widen_the_address_of_a_port_that_it_holds(server: MailServer) -> None:
     """The old listener is in the way of the new one, and both are ours."""
     pop3 = server.document["services"]["pop3"]
     assert server.reload(pop3={**pop3, "bind": ["*"]}) == {"event": "reloaded"}
-    with socket.create_connection(("127.0.0.3", port(server, "pop3")), SOON) as client:
+    with socket.create_connection(("127.0.0.3", server.port("pop3")), SOON) as client:
         assert first_line(client).startswith(b"+OK")
 
 
-def test_a_service_that_is_switched_off_takes_leave(server: Running) -> None:
-    with connect(port(server, "pop3")) as client:
+def test_a_service_that_is_switched_off_takes_leave(server: MailServer) -> None:
+    with connect(server.port("pop3")) as client:
         reader = client.makefile("rb")
         assert reader.readline().startswith(b"+OK")
         assert server.reload(pop3=None) == {"event": "reloaded"}
         assert reader.readline().startswith(b"-ERR")
         assert reader.readline() == b""
-    with connect(port(server, "smtp")) as client:
+    with connect(server.port("smtp")) as client:
         assert first_line(client).startswith(b"220")
 
 
-def test_bad_settings_leave_the_old_ones_in_force_and_say_why(server: Running) -> None:
+def test_bad_settings_leave_the_old_ones_in_force_and_say_why(server: MailServer) -> None:
     smtp = server.document["services"]["smtp"]
-    with connect(port(server, "smtp")) as taken:
+    with connect(server.port("smtp")) as taken:
         assert first_line(taken).startswith(b"220")
         with socket.create_server(("127.0.0.1", 0)) as stranger:
             occupied = stranger.getsockname()[1]
@@ -189,7 +128,7 @@ def test_bad_settings_leave_the_old_ones_in_force_and_say_why(server: Running) -
         assert "max_connections" in answer["error"]
         taken.sendall(b"NOOP\r\n")
         assert first_line(taken).startswith(b"250")
-    with connect(port(server, "smtp")) as client:
+    with connect(server.port("smtp")) as client:
         assert first_line(client).startswith(b"220")
 
 
@@ -234,10 +173,10 @@ def test_a_service_that_is_not_built_yet_is_refused_by_name(tmp_path: Path, docu
 
 
 def test_an_acknowledged_message_survives_a_kill(tmp_path: Path, document: dict[str, Any]) -> None:
-    with Running(tmp_path, document) as server:
+    with MailServer(tmp_path, document) as server:
         server.event()
         sent = 0
-        with smtplib.SMTP("127.0.0.1", port(server, "smtp"), timeout=SOON) as client:
+        with smtplib.SMTP("127.0.0.1", server.port("smtp"), timeout=SOON) as client:
             deadline = time.monotonic() + 0.5
             while time.monotonic() < deadline:
                 client.sendmail("bob@example.org", ["alice@example.test"], f"Subject: {sent}\r\n\r\nbody {sent}\r\n")
@@ -245,9 +184,9 @@ def test_an_acknowledged_message_survives_a_kill(tmp_path: Path, document: dict[
             os.kill(server.process.pid, signal.SIGKILL)
             server.process.wait(SOON)
             client.close()
-    with Running(tmp_path, document) as server:
+    with MailServer(tmp_path, document) as server:
         server.event()
-        with connect(port(server, "pop3")) as client:
+        with connect(server.port("pop3")) as client:
             reader = client.makefile("rb")
             client.sendall(b"USER alice\r\nPASS open sesame\r\nSTAT\r\n")
             lines = [reader.readline() for _ in range(4)]
