@@ -58,3 +58,27 @@ def logged_in(
     # UIDVALIDITY is the time of day.
     play(session, LOGIN + script, same=False, feeds=feeds)
     return stores
+
+
+class Talk:
+    """One client, logged in, with INBOX open."""
+
+    def __init__(self, store: MailStore, how: str = "SELECT INBOX") -> None:
+        self.conversation = Conversation(ImapSession(OPEN, store))
+        self.conversation.begin()
+        self.say("LOGIN alice ecila")
+        self.say(how)
+
+    def say(self, command: str) -> list[str]:
+        """Lines of the answer, without the tag."""
+        return self.hear(f"t {command}\r\n".encode())
+
+    def hear(self, octets: bytes = b"") -> list[str]:
+        before = len(self.conversation.sent)
+        self.conversation.feed([octets] if octets else [])
+        return bytes(self.conversation.sent[before:]).decode().removesuffix("\r\n").split("\r\n")
+
+    def woken(self) -> list[str]:
+        before = len(self.conversation.sent)
+        self.conversation.happen("woken")
+        return bytes(self.conversation.sent[before:]).decode().removesuffix("\r\n").split("\r\n")

@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from reference_server.mailstore import Mailbox, MailStore
-from reference_server.protocols.imap import ImapSession
 from reference_server.session import Perform, Send
-from tests.dialogue import Conversation
-from tests.imap_sessions import ALICE, OPEN, stores_below
+from tests.imap_sessions import ALICE, Talk, stores_below
 
 
 @pytest.fixture
@@ -24,30 +22,6 @@ def store(tmp_path: Path) -> MailStore:
 @pytest.fixture
 def inbox(store: MailStore) -> Mailbox:
     return store.mailbox(ALICE, "INBOX")
-
-
-class Talk:
-    """One client, logged in, with INBOX open."""
-
-    def __init__(self, store: MailStore, how: str = "SELECT INBOX") -> None:
-        self.conversation = Conversation(ImapSession(OPEN, store))
-        self.conversation.begin()
-        self.say("LOGIN alice ecila")
-        self.say(how)
-
-    def say(self, command: str) -> list[str]:
-        """Lines of the answer, without the tag."""
-        return self.hear(f"t {command}\r\n".encode())
-
-    def hear(self, octets: bytes = b"") -> list[str]:
-        before = len(self.conversation.sent)
-        self.conversation.feed([octets] if octets else [])
-        return bytes(self.conversation.sent[before:]).decode().removesuffix("\r\n").split("\r\n")
-
-    def woken(self) -> list[str]:
-        before = len(self.conversation.sent)
-        self.conversation.happen("woken")
-        return bytes(self.conversation.sent[before:]).decode().removesuffix("\r\n").split("\r\n")
 
 
 def test_new_messages(store: MailStore, inbox: Mailbox) -> None:
