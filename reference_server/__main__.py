@@ -21,14 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from reference_server.idle import PATIENCE
-from reference_server.server import Server, StartError
+from reference_server.server import Parts, Server, StartError
 from reference_server.settings import ServerSettings, SettingsError, load
 
 log = logging.getLogger("reference_server")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; its exit status."""
+def main(
+    arguments: Sequence[str] | None = None,
+    parts: Parts | None = None,
+    change: Callable[[ServerSettings], ServerSettings] = lambda settings: settings,
+) -> int:
+    """Run the program; its exit status.
+
+    ``parts`` and ``change`` (of the settings that were read) are for servers that are wrong on purpose.
+    """
     parser = argparse.ArgumentParser(prog="python -m reference_server", description="Run the reference mail server.")
     parser.add_argument("config", type=Path, help="settings, TOML or JSON")
     parser.add_argument("--events", action="store_true", help="tell a driver what happens, in JSON lines on stdout")
@@ -39,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     level = logging.DEBUG if options.verbose else logging.WARNING if options.events else logging.INFO
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        settings = load(options.config)
         run(
-            settings,
-            reread=lambda: load(options.config),
+            change(load(options.config)),
+            parts=parts,
+            reread=lambda: change(load(options.config)),
             tell=_tell if options.events else None,
             with_stdin=options.exit_with_stdin,
             uvloop=not options.no_uvloop,
@@ -56,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(
     settings: ServerSettings,
     *,
+    parts: Parts | None = None,
     reread: Callable[[], ServerSettings] | None = None,
     tell: Callable[..., None] | None = None,
     started: Callable[[Server], None] | None = None,
@@ -68,7 +76,7 @@ def run(
     with the server when it listens.
     """
     with asyncio.Runner(loop_factory=_loop_factory() if uvloop else None) as runner:
-        runner.run(_serve(settings, reread, tell, started, with_stdin))
+        runner.run(_serve(Server(settings, parts), reread, tell, started, with_stdin))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -81,7 +89,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(
-    settings: ServerSettings,
+    server: Server,
     reread: Callable[[], ServerSettings] | None,
     tell: Callable[..., None] | None,
     started: Callable[[Server], None] | None,
@@ -94,7 +102,6 @@ async def _serve(
         loop.add_signal_handler(number, stopping.set)
     if reread is not None:
         loop.add_signal_handler(signal.SIGHUP, reloading.set)
-    server = Server(settings)
     await server.start()
     for engine in server.engines.values():
         log.info("%s listens on %s", engine.name, ", ".join(str(door) for door in engine.listeners))
@@ -102,7 +109,7 @@ async def _serve(
         timers = {
             service: {"trickle": PATIENCE * timeout}
             for service in server.engines
-            if (timeout := settings.services[service].idle_timeout) is not None
+            if (timeout := server.settings.services[service].idle_timeout) is not None
         }
         tell("ready", pids=[os.getpid()], timers=timers)
     if started is not None:

@@ -79,6 +79,11 @@ class Behaviour:
 class Engine:
     """One listening service."""
 
+    #: What an engine is put together from.
+    admission_type: type[Admission] = Admission
+    clock_type: type[IdleClock[Connection]] = IdleClock
+    connection_type: type[Connection] = Connection
+
     def __init__(
         self,
         name: str,
@@ -94,8 +99,8 @@ class Engine:
         self.loop = loop
         self.ready = ready
         self.now = loop.time
-        self.admission = Admission(limits)
-        self.clock: IdleClock[Connection] = IdleClock(idle_timeout)
+        self.admission = self.admission_type(limits)
+        self.clock = self.clock_type(idle_timeout)
         self.lingering: IdleClock[Connection | _Told] = IdleClock(LINGER)
         self.connections: set[Connection] = set()
         self.listeners: dict[Door, Listener] = {}
@@ -140,7 +145,9 @@ class Engine:
             self._turn_away(sock, ticket, implicit=implicit)
             return
         try:
-            connection = Connection(self, sock, peer, ticket, self.behaviour.new_session(), implicit=implicit)
+            connection = self.connection_type(
+                self, sock, peer, ticket, self.behaviour.new_session(), implicit=implicit
+            )
         except Exception:
             self.found_bug()
             log.exception("%s: a connection from %s could not be begun", self.name, peer.address)

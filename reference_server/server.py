@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reference_server.admission import Limits
@@ -21,7 +22,7 @@ from reference_server.mailstore import MailStore
 from reference_server.protocols import imap, pop3, smtp
 from reference_server.readiness import Readiness, readiness
 from reference_server.session import Policy, Refusal, Session
-from reference_server.settings import ServerSettings, Service, ServiceSettings
+from reference_server.settings import AccountSettings, ServerSettings, Service, ServiceSettings
 from reference_server.tls import CertificateError, server_context
 
 if TYPE_CHECKING:
@@ -68,11 +69,43 @@ class _Plan:
     doors: list[Door]
 
 
+def doors_of(table: ServiceSettings) -> list[Door]:
+    """Every address and port that a service is to listen on.  Raises BindError for an unknown host name."""
+    addresses: dict[str, bool] = {}
+    for bind in table.bind:
+        if bind == "*":
+            addresses["::" if has_ipv6() else "0.0.0.0"] = True
+        else:
+            for address in addresses_of(bind):
+                addresses.setdefault(address, address == "::" and "0.0.0.0" not in table.bind)
+    return [
+        Door(address, port, implicit=implicit, any_version=any_version and address == "::")
+        for implicit, ports in ((False, table.ports), (True, table.implicit_tls_ports))
+        for port in ports
+        for address, any_version in addresses.items()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a server is put together from.
+
+    These are the right ones; ``reference_server.faults`` has others, each wrong in one way.
+    """
+
+    engine: type[Engine] = Engine
+    speakers: Mapping[Service, Speaker] = field(default_factory=lambda: SPEAKERS)
+    context: Callable[[Path, Path, int], ssl.SSLContext] = server_context
+    doors: Callable[[ServiceSettings], list[Door]] = doors_of
+    store: Callable[[Path, Sequence[AccountSettings]], MailStore] = MailStore
+
+
 class Server:
     """The reference server.  Its methods belong to one event loop."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, parts: Parts | None = None) -> None:
         self.settings = settings
+        self._parts = parts or Parts()
         self.engines: dict[Service, Engine] = {}
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="work")
         self._store: MailStore | None = None
@@ -86,7 +119,7 @@ class Server:
     async def start(self) -> None:
         """Listen.  Raises :class:`StartError` with nothing left open."""
         try:
-            self._store = MailStore(self.settings.data, self.settings.accounts)
+            self._store = self._parts.store(self.settings.data, self.settings.accounts)
         except OSError as error:
             raise StartError([f"data: {error.filename or self.settings.data}: {error.strerror}"]) from None
         self._ready = readiness(asyncio.get_running_loop())
@@ -141,7 +174,7 @@ class Server:
         for service, table in settings.services.items():
             if not table.enabled:
                 continue
-            if service not in SPEAKERS:
+            if service not in self._parts.speakers:
                 problems.append(f"services.{service}: this version of the server does not have that service")
                 continue
             try:
@@ -159,15 +192,15 @@ class Server:
         if table.certificate is not None and (table.explicit_tls or table.implicit_tls_ports):
             certificate = settings.certificates[table.certificate]
             # A context for each service: what one hands out for resumption is of no use at another.
-            context = server_context(certificate.chain, certificate.key, settings.min_cipher_bits)
+            context = self._parts.context(certificate.chain, certificate.key, settings.min_cipher_bits)
         policy = Policy(settings.hostname, table.explicit_tls, table.require_tls_for_login)
-        speaker, store = SPEAKERS[service], self._store
+        speaker, store = self._parts.speakers[service], self._store
         assert store is not None
         return _Plan(
             Behaviour(lambda: speaker.session(policy, store), speaker.refusal, context, settings.min_cipher_bits),
             math.inf if table.idle_timeout is None else table.idle_timeout,
             Limits(table.max_connections, table.max_connections_per_ip or 0, table.allow, table.deny),
-            doors_of(table),
+            self._parts.doors(table),
         )
 
     @contextmanager
@@ -202,7 +235,7 @@ class Server:
         for service, plan in plans.items():
             engine = self.engines.get(service)
             if engine is None:
-                engine = fresh[service] = Engine(
+                engine = fresh[service] = self._parts.engine(
                     service.value,
                     loop,
                     self._ready,
@@ -223,20 +256,3 @@ class Server:
             raise StartError(problems)
         self.engines.update(fresh)
         return opened
-
-
-def doors_of(table: ServiceSettings) -> list[Door]:
-    """Every address and port that a service is to listen on.  Raises BindError for an unknown host name."""
-    addresses: dict[str, bool] = {}
-    for bind in table.bind:
-        if bind == "*":
-            addresses["::" if has_ipv6() else "0.0.0.0"] = True
-        else:
-            for address in addresses_of(bind):
-                addresses.setdefault(address, address == "::" and "0.0.0.0" not in table.bind)
-    return [
-        Door(address, port, implicit=implicit, any_version=any_version and address == "::")
-        for implicit, ports in ((False, table.ports), (True, table.implicit_tls_ports))
-        for port in ports
-        for address, any_version in addresses.items()
-    ]
