@@ -21,6 +21,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from reference_server.mailstore import Account, MailStore
+from reference_server.protocols import imap_commands_fetch as fetching
 from reference_server.protocols import imap_commands_mailboxes as mailboxes
 from reference_server.protocols import imap_commands_messages as messages
 from reference_server.protocols import sasl
@@ -484,6 +485,8 @@ COMMANDS: Final[dict[bytes, Command]] = {
     b"CLOSE": Command(_asks(messages.close), _OPEN),
     b"EXPUNGE": Command(_asks(messages.expunge), _OPEN),
     b"UID EXPUNGE": Command(_asks(messages.uid_expunge), _OPEN),
+    b"FETCH": Command(_asks(fetching.fetch, expunge=False), _OPEN),
+    b"UID FETCH": Command(_asks(partial(fetching.fetch, by_uid=True)), _OPEN),
     b"STORE": Command(_asks(messages.store, expunge=False), _OPEN),
     b"UID STORE": Command(_asks(partial(messages.store, by_uid=True)), _OPEN),
     b"COPY": Command(_asks(messages.copy), _OPEN),
