@@ -21,11 +21,12 @@ def create(path: str | Path, data: bytes) -> None:
 
     Raises OSError (FileExistsError if there is one); then nothing is left of it.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    # O_SYNC: the text and all that leads to it is on the disk when write returns, as if fsync followed each.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_SYNC
+    descriptor = os.open(path, flags, 0o600)
     with undone(lambda: os.unlink(path)):
         try:
             write_all(descriptor, data)
-            os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,13 +89,17 @@ def disk_failing_at(call: int, patch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def disk_watched(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What is asked of the disk, in order: ``fsync new``, ``rename tmp new``, with the folders' names."""
+    """What is asked of the disk, in order: ``write synced in tmp``, ``rename tmp new``, ``fsync new``."""
     seen: list[str] = []
 
+    def write(descriptor: int, data: bytes, real: Callable[[int, bytes], int] = os.write) -> int:
+        synced = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_SYNC == os.O_SYNC
+        folder = os.path.basename(os.path.dirname(os.readlink(f"/proc/self/fd/{descriptor}")))
+        seen.append(f"write{' synced' if synced else ''} in {folder}")
+        return real(descriptor, data)
+
     def fsync(descriptor: int, real: Callable[[int], None] = os.fsync) -> None:
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
-        folder = path if os.path.isdir(path) else os.path.dirname(path)
-        seen.append(f"fsync {'file in ' if folder != path else ''}{os.path.basename(folder)}")
+        seen.append(f"fsync {os.path.basename(os.readlink(f'/proc/self/fd/{descriptor}'))}")
         real(descriptor)
 
     def rename(source: str, target: str, real: Callable[[str, str], None] = os.rename) -> None:
@@ -102,6 +107,7 @@ def disk_watched(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         real(source, target)
 
     with patch.context() as patched:
+        patched.setattr(os, "write", write)
         patched.setattr(os, "fsync", fsync)
         patched.setattr(os, "rename", rename)
         yield seen
