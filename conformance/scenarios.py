@@ -60,7 +60,8 @@ class Scenario:
 
     ``needs`` are offers without which the scenario makes no sense for a service, which is then left out of it.
     ``defaults`` becomes the settings' own table of defaults.  ``may_refuse``: not to start is an answer too.
-    ``hurried``: timers that nobody can set are wanted on a faster clock.
+    ``hurried``: timers that nobody can set are wanted on a faster clock.  ``certificates`` are issued for this
+    scenario alone, beside ``main``, which all share: they can be replaced while it runs.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Scenario:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     may_refuse: bool = False
     hurried: bool = False
+    certificates: tuple[str, ...] = ()
 
 
 def usual(
@@ -136,6 +138,13 @@ def _beside_a_stranger(declared: DeclaredService, place: Place) -> Settings:
 
 def _brief(declared: DeclaredService, place: Place) -> Settings:
     return usual(declared, place, idle_timeout=max(BRIEF, declared.idle_timeout_min))
+
+
+def _clear_only(declared: DeclaredService, place: Place) -> Settings:
+    settings = usual(declared, place, plain_ports=2)
+    for key in ("explicit_tls", "implicit_tls_ports", "certificate"):
+        settings.pop(key, None)
+    return settings
 
 
 def _port_taken(declared: DeclaredService, place: Place) -> Settings:
@@ -250,5 +259,25 @@ SCENARIOS: Mapping[str, Scenario] = _scenarios(
         _with(idle_timeout=SHORT, max_connections=LIMIT),
         frozenset({"max_connections"}),
         hurried=True,
+    ),
+    Scenario("clear_only", "no TLS of any kind", _clear_only),
+    Scenario(
+        "no_explicit_tls",
+        "implicit TLS, but no explicit",
+        _with(explicit_tls=False, plain_ports=2),
+        frozenset({"implicit_tls"}),
+    ),
+    Scenario(
+        "login_needs_tls",
+        "passwords are taken under TLS only",
+        _with(require_tls_for_login=True, plain_ports=2, implicit_ports=2),
+        frozenset({"require_tls_for_login"}),
+    ),
+    Scenario(
+        "own_certificate",
+        "a certificate that is not the first one, of another kind, and can be replaced",
+        _with(certificate="own"),
+        frozenset({"certificate"}),
+        certificates=("own",),
     ),
 )

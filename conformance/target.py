@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from certs import Authority
+from certs import Authority, Situation
 from conformance import driver_process
 from conformance.contract import DeclaredService, Description, Ready, Unsupported
 from conformance.dialects import DIALECTS
@@ -83,6 +83,11 @@ class Site:
     place: Place
     folder: Path
     command: list[str]
+    authority: Authority
+
+    def renew_certificate(self, name: str) -> None:
+        """Put a fresh certificate and key in the place of one of the scenario's own; the server is not told."""
+        write_certificate(self.authority, self.folder / name)
 
     def reload(self, settings: dict[str, Any]) -> str | None:
         """Have the server take on other settings while it runs; why it did not, or None."""
@@ -148,8 +153,6 @@ class Target:
         self._write_certificates()
 
     def _write_certificates(self) -> None:
-        from certs import Situation
-
         self._ca_file.write_bytes(self.authority.root_pem)
         leaf = self.authority.issue(Situation.VALID)
         self.chain_file, self.key_file = leaf.write(self.folder / "certificate")
@@ -239,6 +242,9 @@ class Target:
         folder = self._folder(scenario.name)
         try:
             settings, running = self._settings(scenario, place, folder)
+            for name in scenario.certificates:
+                chain, key = write_certificate(self.authority, folder / name)
+                settings["certificates"][name] = {"chain": str(chain), "key": str(key)}
             if not running:
                 raise Unavailable(f"no service offers what the scenario is about ({', '.join(sorted(scenario.needs))})")
             process = DriverProcess.start(
@@ -255,7 +261,7 @@ class Target:
             place.close()
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        return Site(scenario, settings, process, place, folder, self.command)
+        return Site(scenario, settings, process, place, folder, self.command, self.authority)
 
     def _settings(self, scenario: Scenario, place: Place, folder: Path) -> tuple[dict[str, Any], list[Service]]:
         data = folder / "data"
@@ -293,6 +299,13 @@ class Target:
             )
         )
         return min(60.0, self.description.clock_rate_max) if fixed else 1
+
+
+def write_certificate(authority: Authority, folder: Path) -> tuple[Path, Path]:
+    """Chain and key, of RSA, where every program that serves a scenario finds them."""
+    files = authority.issue(Situation.VALID, "rsa").write(folder)
+    folder.chmod(0o755)
+    return files
 
 
 __all__ = ["DriverError", "DriverRefused", "Place", "Site", "Target", "Unavailable"]

@@ -121,6 +121,9 @@ class Endpoint:
     ca_file: str
     transcript: Transcript
     wires: list[Wire] = field(default_factory=list)
+    #: TLS settings of a client that is not the usual one, and the name that it asks for.
+    special_context: ssl.SSLContext | None = None
+    server_name: str | None = "localhost"
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     # -- what it is -------------------------------------------------------------------------------------------------
@@ -195,7 +198,11 @@ class Endpoint:
 
     def context(self) -> ssl.SSLContext:
         """A client's TLS settings that verify the server's certificate."""
-        return _context(self.ca_file)
+        return self.special_context or _context(self.ca_file)
+
+    def for_client(self, context: ssl.SSLContext, server_name: str | None = "localhost") -> Endpoint:
+        """The same door for a client with TLS settings of its own."""
+        return replace(self, special_context=context, server_name=server_name)
 
     # -- what a client does there -----------------------------------------------------------------------------------
 
@@ -228,7 +235,7 @@ class Endpoint:
         try:
             if self.channel is Channel.IMPLICIT:
                 shaking_hands = True
-                wire.start_tls(self.context(), "localhost", patience)
+                wire.start_tls(self.context(), self.server_name, patience)
                 shaking_hands = False
             self.dialect.greeting(wire, patience)
             if self.channel is Channel.EXPLICIT:
@@ -255,7 +262,7 @@ class Endpoint:
         reply = self.dialect.ask_tls(wire)
         if reply is not None:
             raise NotServed(reply)
-        wire.start_tls(self.context(), "localhost")
+        wire.start_tls(self.context(), self.server_name)
 
     def visit(self, door: Door | None = None, source: str | None = None, **options: Any) -> Visit:
         """Be served, as must be possible.  Raises :class:`Mismatch`."""

@@ -23,6 +23,9 @@ from conformance.transcript import CLIENT, SERVER, Transcript
 
 #: How long to wait for an answer that must come (seconds).  Generous: nothing is judged by it but presence.
 PATIENCE = 8.0
+#: What a client can be pinned to.
+TLS1_2 = ssl.TLSVersion.TLSv1_2
+TLS1_3 = ssl.TLSVersion.TLSv1_3
 #: Raw octets from the server that are kept for looking at what came before TLS.
 KEPT_RAW = 4096
 
@@ -115,10 +118,11 @@ class Wire:
             raise Silent(timeout, "an answer to the connect") from None
         except OSError as error:
             sock.close()
-            ending = {
+            known: dict[type[OSError], Ending] = {
                 ConnectionRefusedError: Ending.REFUSED,
                 ConnectionResetError: Ending.RST,
-            }.get(type(error), Ending.UNREACHABLE)
+            }
+            ending = known.get(type(error), Ending.UNREACHABLE)
             transcript.note(number, f"connect to {where}: {ending}")
             raise Ended(ending, error.strerror or str(error)) from None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

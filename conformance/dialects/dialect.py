@@ -53,11 +53,21 @@ class Stage:
     enter: Callable[[Wire, Credentials], None]
 
 
+#: One way of signing in by which the password itself is sent: None when the client is signed in, else the reply.
+Login = Callable[[Wire, Credentials], bytes | None]
+
+
 class Dialect(Protocol):
     """One protocol as the suite speaks it.  Every method may raise ``Ended`` or ``Silent`` of the wire."""
 
     service: Service
     stages: Mapping[str, Stage]
+    #: The command that asks for explicit TLS.
+    tls_command: bytes
+    #: A whole request that nothing else here sends, so that its answer cannot be taken for that of another.
+    stray: bytes
+    #: Every way of signing in by which the password itself is sent, by the name that it has in capabilities.
+    logins: Mapping[str, Login]
 
     def greeting(self, wire: Wire, patience: float) -> bytes:
         """Read the greeting.  Raises :class:`NotServed` when it is a refusal."""
@@ -71,8 +81,17 @@ class Dialect(Protocol):
     def offers_tls(self, wire: Wire) -> bool:
         """Whether explicit TLS is advertised."""
 
-    def ask_tls(self, wire: Wire) -> bytes | None:
-        """Ask for explicit TLS: None when the server agrees, its reply when it does not."""
+    def ask_tls(self, wire: Wire, spelling: bytes | None = None, behind: bytes = b"") -> bytes | None:
+        """Ask for explicit TLS: None when the server agrees, its reply when it does not.
+
+        ``spelling`` is what to send in place of ``tls_command``; ``behind`` goes out in the same segment.
+        """
+
+    def offered_logins(self, wire: Wire) -> frozenset[str]:
+        """Which of ``logins`` are advertised now."""
+
+    def is_signed_in(self, wire: Wire, credentials: Credentials) -> bool:
+        """Whether what only a signed-in client may do is done.  May sign in where that is how to find out."""
 
     def probe(self, wire: Wire) -> None:
         """Ask something innocent and require its answer: the session can still act.  Raises :class:`NotServed`."""

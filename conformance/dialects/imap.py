@@ -6,11 +6,12 @@ Knows nothing of the reference server's parser.
 
 from __future__ import annotations
 
+import base64
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from conformance.dialects.dialect import Credentials, Malformed, NotServed, Stage
+from conformance.dialects.dialect import Credentials, Login, Malformed, NotServed, Stage
 from conformance.wire import PATIENCE, Wire
 from reference_server.settings import Service
 
@@ -109,6 +110,53 @@ def _in_idle(wire: Wire, credentials: Credentials) -> None:
     _continued(wire, b"IDLE")
 
 
+def _login(wire: Wire, credentials: Credentials) -> bytes | None:
+    secret = f'LOGIN "{credentials.login}" "{credentials.password}"'.encode()
+    try:
+        ask(wire, secret, shown=b"LOGIN <name> <password>")
+    except NotServed as refusal:
+        return refusal.reply
+    return None
+
+
+def _authenticate(mechanism: bytes, answers: Callable[[Credentials], tuple[bytes, ...]]) -> Login:
+    """AUTHENTICATE with each answer sent when it is asked for (RFC 3501 6.2.2)."""
+
+    def login(wire: Wire, credentials: Credentials) -> bytes | None:
+        tag = new_tag()
+        wire.send(tag + b" AUTHENTICATE " + mechanism + b"\r\n")
+        try:
+            for answer in answers(credentials):
+                response = read_response(wire)
+                if not response.startswith(b"+"):
+                    return response
+                wire.send(base64.b64encode(answer) + b"\r\n", shown=b"<credentials>\r\n")
+            read_tagged(wire, tag)
+        except NotServed as refusal:
+            return refusal.reply
+        return None
+
+    return login
+
+
+def _plain_at_once(wire: Wire, credentials: Credentials) -> bytes | None:
+    """With the initial response of RFC 4959; a server without that says BAD."""
+    command = b"AUTHENTICATE PLAIN "
+    try:
+        ask(wire, command + base64.b64encode(_plain(credentials)[0]), shown=command + b"<credentials>")
+    except NotServed as refusal:
+        return refusal.reply
+    return None
+
+
+def _plain(credentials: Credentials) -> tuple[bytes, ...]:
+    return (f"\0{credentials.login}\0{credentials.password}".encode(),)
+
+
+def _name_and_password(credentials: Credentials) -> tuple[bytes, ...]:
+    return credentials.login.encode(), credentials.password.encode()
+
+
 class IMAP:
     """The dialect of IMAP4rev1."""
 
@@ -119,6 +167,14 @@ class IMAP:
         "in_sasl": Stage("in an AUTHENTICATE exchange", "before_login", _in_sasl),
         "in_literal": Stage("in a literal of APPEND", "after_login", _in_literal),
         "in_idle": Stage("in IDLE", "imap_idle", _in_idle),
+    }
+    tls_command = b"STARTTLS"
+    stray = b"stray NOOP\r\n"
+    logins: Mapping[str, Login] = {
+        "LOGIN": _login,
+        "AUTH=PLAIN": _authenticate(b"PLAIN", _plain),
+        "AUTH=PLAIN (SASL-IR)": _plain_at_once,
+        "AUTH=LOGIN": _authenticate(b"LOGIN", _name_and_password),
     }
 
     def greeting(self, wire: Wire, patience: float) -> bytes:
@@ -142,12 +198,27 @@ class IMAP:
     def offers_tls(self, wire: Wire) -> bool:
         return "STARTTLS" in self.capabilities(wire)
 
-    def ask_tls(self, wire: Wire) -> bytes | None:
+    def ask_tls(self, wire: Wire, spelling: bytes | None = None, behind: bytes = b"") -> bytes | None:
+        tag = new_tag()
+        wire.send(tag + b" " + (spelling or self.tls_command) + b"\r\n" + behind)
         try:
-            ask(wire, b"STARTTLS")
+            read_tagged(wire, tag)
         except NotServed as refusal:
             return refusal.reply
         return None
+
+    def offered_logins(self, wire: Wire) -> frozenset[str]:
+        words = self.capabilities(wire)
+        # RFC 3501 6.2.3: LOGIN goes without saying, unless it is said that it does not.
+        return (words & self.logins.keys()) | (frozenset() if "LOGINDISABLED" in words else frozenset({"LOGIN"}))
+
+    def is_signed_in(self, wire: Wire, credentials: Credentials) -> bool:
+        del credentials
+        try:
+            ask(wire, b"SELECT INBOX")
+        except NotServed:
+            return False
+        return True
 
     def probe(self, wire: Wire) -> None:
         ask(wire, b"NOOP")

@@ -6,9 +6,11 @@ reference server's parser.
 
 from __future__ import annotations
 
+import base64
+import contextlib
 from collections.abc import Mapping
 
-from conformance.dialects.dialect import Credentials, Malformed, NotServed, Stage
+from conformance.dialects.dialect import Credentials, Login, Malformed, NotServed, Stage
 from conformance.wire import PATIENCE, Wire
 from reference_server.settings import Service
 
@@ -55,6 +57,40 @@ def _in_sasl(wire: Wire, credentials: Credentials) -> None:
         raise NotServed(line)
 
 
+def _user_pass(wire: Wire, credentials: Credentials) -> bytes | None:
+    # A server may refuse USER and still take the password.
+    with contextlib.suppress(NotServed):
+        ask(wire, b"USER " + credentials.login.encode())
+    try:
+        ask(wire, b"PASS " + credentials.password.encode(), shown=b"PASS <password>")
+    except NotServed as refusal:
+        return refusal.reply
+    return None
+
+
+def _auth(mechanism: bytes, *, at_once: bool = False) -> Login:
+    """AUTH (RFC 5034), with the first answer in the command itself or when it is asked for."""
+
+    def login(wire: Wire, credentials: Credentials) -> bytes | None:
+        name, password = credentials.login.encode(), credentials.password.encode()
+        answers = [b"\0" + name + b"\0" + password] if mechanism == b"PLAIN" else [name, password]
+        encoded = [base64.b64encode(answer) for answer in answers]
+        command = b"AUTH " + mechanism
+        if at_once:
+            wire.send(command + b" " + encoded.pop(0) + b"\r\n", shown=command + b" <credentials>\r\n")
+        else:
+            wire.send(command + b"\r\n")
+        line = wire.read_line(expected="a challenge")
+        for answer in encoded:
+            if not line.startswith(b"+ ") and line.rstrip() != b"+":
+                break
+            wire.send(answer + b"\r\n", shown=b"<credentials>\r\n")
+            line = wire.read_line(expected="a challenge")
+        return None if line.startswith(b"+OK") else line
+
+    return login
+
+
 class POP3:
     """The dialect of POP3."""
 
@@ -63,6 +99,14 @@ class POP3:
         "after_command": Stage("after a command", "before_login", _nothing),
         "after_login": Stage("signed in", "after_login", _after_login),
         "in_sasl": Stage("in an AUTH exchange", "before_login", _in_sasl),
+    }
+    tls_command = b"STLS"
+    stray = b"STRAY\r\n"
+    logins: Mapping[str, Login] = {
+        "USER": _user_pass,
+        "SASL PLAIN": _auth(b"PLAIN"),
+        "SASL PLAIN (at once)": _auth(b"PLAIN", at_once=True),
+        "SASL LOGIN": _auth(b"LOGIN"),
     }
 
     def greeting(self, wire: Wire, patience: float) -> bytes:
@@ -77,12 +121,30 @@ class POP3:
     def offers_tls(self, wire: Wire) -> bool:
         return "STLS" in self.capabilities(wire)
 
-    def ask_tls(self, wire: Wire) -> bytes | None:
+    def ask_tls(self, wire: Wire, spelling: bytes | None = None, behind: bytes = b"") -> bytes | None:
+        wire.send((spelling or self.tls_command) + b"\r\n" + behind)
         try:
-            ask(wire, b"STLS")
+            read_status(wire)
         except NotServed as refusal:
             return refusal.reply
         return None
+
+    def offered_logins(self, wire: Wire) -> frozenset[str]:
+        offered = set()
+        for words in (line.split() for line in self.capabilities(wire)):
+            if words[:1] == ["USER"]:
+                offered.add("USER")
+            elif words[:1] == ["SASL"]:
+                offered |= {f"SASL {mechanism}" for mechanism in words[1:]} & self.logins.keys()
+        return frozenset(offered)
+
+    def is_signed_in(self, wire: Wire, credentials: Credentials) -> bool:
+        del credentials
+        try:
+            ask(wire, b"STAT")
+        except NotServed:
+            return False
+        return True
 
     def probe(self, wire: Wire) -> None:
         # NOOP belongs to the TRANSACTION state (RFC 1939 5); CAPA is answered in both (RFC 2449 5).

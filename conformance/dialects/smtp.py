@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 
-from conformance.dialects.dialect import Credentials, Malformed, NotServed, Stage
+from conformance.dialects.dialect import Credentials, Login, Malformed, NotServed, Stage
 from conformance.wire import PATIENCE, Wire
 from reference_server.settings import Service
 
@@ -63,6 +63,27 @@ def _nothing(wire: Wire, credentials: Credentials) -> None:
     SMTP().probe(wire)
 
 
+def _auth(mechanism: bytes, *, at_once: bool = False) -> Login:
+    """AUTH (RFC 4954), with the first answer in the command itself or when it is asked for."""
+
+    def login(wire: Wire, credentials: Credentials) -> bytes | None:
+        name, password = credentials.login.encode(), credentials.password.encode()
+        answers = [b"\0" + name + b"\0" + password] if mechanism == b"PLAIN" else [name, password]
+        encoded = [base64.b64encode(answer) for answer in answers]
+        command = b"AUTH " + mechanism
+        if at_once:
+            code, reply = ask(wire, command + b" " + encoded.pop(0), shown=command + b" <credentials>")
+        else:
+            code, reply = ask(wire, command)
+        for answer in encoded:
+            if code != 334:
+                break
+            code, reply = ask(wire, answer, shown=b"<credentials>")
+        return None if code == 235 else reply
+
+    return login
+
+
 class SMTP:
     """The dialect of SMTP."""
 
@@ -72,6 +93,14 @@ class SMTP:
         "after_login": Stage("signed in", "after_login", _after_login),
         "in_text": Stage("in the text of a message", "before_login", _in_text),
         "in_sasl": Stage("in an AUTH exchange", "before_login", _in_sasl),
+    }
+    tls_command = b"STARTTLS"
+    stray = b"STRAY\r\n"
+    logins: Mapping[str, Login] = {
+        "AUTH PLAIN": _auth(b"PLAIN", at_once=True),
+        "AUTH PLAIN (in two steps)": _auth(b"PLAIN"),
+        "AUTH LOGIN": _auth(b"LOGIN"),
+        "AUTH LOGIN (name at once)": _auth(b"LOGIN", at_once=True),
     }
 
     def greeting(self, wire: Wire, patience: float) -> bytes:
@@ -91,9 +120,26 @@ class SMTP:
     def offers_tls(self, wire: Wire) -> bool:
         return "STARTTLS" in self.capabilities(wire)
 
-    def ask_tls(self, wire: Wire) -> bytes | None:
-        code, reply = ask(wire, b"STARTTLS")
+    def ask_tls(self, wire: Wire, spelling: bytes | None = None, behind: bytes = b"") -> bytes | None:
+        wire.send((spelling or self.tls_command) + b"\r\n" + behind)
+        code, reply = read_reply(wire)
         return None if code == 220 else reply
+
+    def offered_logins(self, wire: Wire) -> frozenset[str]:
+        # Some also say it as it was before there was a standard: AUTH=LOGIN.
+        words = (line.replace("AUTH=", "AUTH ", 1).split() for line in self.capabilities(wire))
+        return (
+            frozenset(f"AUTH {mechanism}" for line in words if line[:1] == ["AUTH"] for mechanism in line[1:])
+            & self.logins.keys()
+        )
+
+    def is_signed_in(self, wire: Wire, credentials: Credentials) -> bool:
+        # RFC 4954 4: whoever is signed in already gets 503.
+        try:
+            self.login(wire, credentials)
+        except NotServed as refusal:
+            return refusal.reply.startswith(b"503")
+        return False
 
     def probe(self, wire: Wire) -> None:
         code, reply = ask(wire, b"NOOP")
