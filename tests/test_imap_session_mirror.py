@@ -1,4 +1,4 @@
-"""Several IMAP clients in one mailbox: what each was told must at all times fit together, and in the end be the truth."""
+"""Several IMAP clients in one mailbox: what each was told must fit together at all times, and in the end be true."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Mirror:
         assert not end.startswith("t BAD"), end
         whole = re.sub(r"\{1\}\n.", "", "\n".join(news))  # the one octet that is ever fetched
         for line in whole.splitlines():
-            self.hear(line, command.split()[0])
+            self.hear(line, command.split(maxsplit=1)[0])
         if ".SILENT" in command:
             self.flags = [None] * len(self.flags)
 
