@@ -10,7 +10,7 @@ import contextlib
 import enum
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -318,6 +318,17 @@ class Endpoint:
             wires, self.wires[:] = list(self.wires), []
         for wire in wires:
             wire.close()
+
+
+@contextlib.contextmanager
+def expecting(what: str) -> Iterator[None]:
+    """What is asked inside must be answered well: anything else is a :class:`Mismatch`."""
+    try:
+        yield
+    except (NotServed, Malformed) as answer:
+        raise Mismatch(what, f"the answer {answer}") from None
+    except (Ended, Silent) as error:
+        raise Mismatch(what, str(error)) from None
 
 
 def served_at_once(visits: Iterable[Visit]) -> int:

@@ -143,6 +143,11 @@ class Wire:
         return self._tls
 
     @property
+    def heard(self) -> int:
+        """How many of the octets in ``raw`` have been read in clear; what comes behind them waits still."""
+        return len(self.raw) - len(self._buffer)
+
+    @property
     def local_address(self) -> str:
         """The source address that was used."""
         return str(self._sock.getsockname()[0])

@@ -1,0 +1,166 @@
+"""TLS clients of every kind at a door, and what becomes of their handshakes.
+
+Owns: the way to the point where a ClientHello is due, the answers to hand-made ones, sessions with clients that are
+pinned to something, and which certificate was presented.  Knows no requirement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from conformance.check import Channel, Inconclusive
+from conformance.dialects import NotServed
+from conformance.dialects.dialect import Malformed
+from conformance.hello import TLS1_2 as VERSION_1_2
+from conformance.hello import Answer, client_hello, read_answer
+from conformance.visit import Door, Endpoint, Refusal, Visit
+from conformance.wire import PATIENCE, TLS1_2, TLS1_3, Ended, Ending, Silent, Wire, client_context
+
+#: How long a server may be silent after a ClientHello before that counts as no answer (seconds).
+HELLO_PATIENCE = 2.0
+#: TLS 1.2 and 1.3 for :func:`client`, by the names that drivers use.
+PINNED = {"1.2": TLS1_2, "1.3": TLS1_3}
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What a ClientHello led to: what could be read of the answer, and how the connection ended, if it did."""
+
+    answer: Answer
+    ending: Ending | None = None
+
+    def __str__(self) -> str:
+        if self.ending is None or self.answer.settled:
+            return str(self.answer)
+        return f"{self.answer}, {self.ending}"
+
+
+def at_the_hello(endpoint: Endpoint, door: Door | None = None, *, behind: bytes = b"") -> Wire:
+    """A connection on which the client's next octets are to be a ClientHello.
+
+    Explicit TLS has been asked for and granted, ``behind`` having gone out with the request.  Raises
+    :class:`Inconclusive` when it does not come so far: that is judged elsewhere.
+    """
+    wire: Wire | None = None
+    try:
+        wire = endpoint.knock(door)
+        if endpoint.channel is not Channel.IMPLICIT:
+            endpoint.dialect.greeting(wire, PATIENCE)
+            endpoint.dialect.act(wire)
+            if (reply := endpoint.dialect.ask_tls(wire, behind=behind)) is not None:
+                raise NotServed(reply)
+    except (Ended, Silent, NotServed, Malformed) as error:
+        if wire is not None:
+            wire.close()
+        raise Inconclusive(f"no connection to begin TLS on: {error}") from None
+    return wire
+
+
+def offer(endpoint: Endpoint, hello: bytes, door: Door | None = None) -> Reaction:
+    """Send a hand-made ClientHello and see what comes, up to what is encrypted."""
+    wire = at_the_hello(endpoint, door)
+    try:
+        return reaction(wire, hello)
+    finally:
+        wire.reset()
+
+
+def reaction(wire: Wire, hello: bytes) -> Reaction:
+    """What comes after ``hello``, on a connection where it is due."""
+    octets = b""
+    try:
+        wire.send_raw(hello)
+        while not (answer := read_answer(octets)).settled:
+            octets += wire.receive(HELLO_PATIENCE, "an answer to a ClientHello")
+    except Ended as end:
+        return Reaction(read_answer(octets), end.ending)
+    except Silent:
+        return Reaction(read_answer(octets))
+    return Reaction(answer)
+
+
+def client(
+    endpoint: Endpoint,
+    version: str | None = None,
+    *,
+    ciphers: str | None = None,
+    protocols: Sequence[str] = (),
+    server_name: str | None = "localhost",
+) -> Endpoint:
+    """The same door for a client that speaks one version only, or offers certain TLS 1.2 suites or ALPN names only.
+
+    It verifies the certificate when it asks for ``localhost``, and takes any when it asks for something else.
+    """
+    pinned = PINNED[version] if version is not None else None
+    trusted = endpoint.ca_file if server_name == "localhost" else None
+    context = client_context(trusted, minimum=pinned, maximum=pinned)
+    if ciphers is not None:
+        context.set_ciphers(ciphers)
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    return endpoint.for_client(context, server_name)
+
+
+def versions(endpoint: Endpoint) -> list[str]:
+    """The versions that the target declares."""
+    return sorted(endpoint.declared.tls.versions)
+
+
+def bits(visit: Visit) -> tuple[str, int]:
+    """The name of the session's suite and the size of its key."""
+    cipher = visit.wire.tls.cipher() if visit.wire.tls is not None else None
+    if cipher is None:
+        raise Inconclusive("a session without a cipher")
+    return cipher[0], cipher[2]
+
+
+def configured_chain(endpoint: Endpoint) -> list[bytes]:
+    """The certificates of the file that the service selects, DER, as they are now."""
+    name = endpoint.settings["certificate"]
+    file = Path(endpoint.site.settings["certificates"][name]["chain"])
+    return [each.public_bytes(Encoding.DER) for each in x509.load_pem_x509_certificates(file.read_bytes())]
+
+
+def presented(wire: Wire) -> bytes:
+    """The certificate that the server of a session has shown, DER."""
+    shown = wire.tls.getpeercert(binary_form=True) if wire.tls is not None else None
+    if shown is None:
+        raise Inconclusive("a session without a certificate")
+    return shown
+
+
+def describe(certificate: bytes) -> str:
+    """A certificate in a few words."""
+    try:
+        known = x509.load_der_x509_certificate(certificate)
+    except ValueError:
+        return f"{len(certificate)} octets that are no certificate"
+    return f"{known.subject.rfc4514_string()}, serial number {known.serial_number:x}"
+
+
+def still_serves(endpoint: Endpoint) -> bool:
+    """Whether an ordinary client is served."""
+    outcome = endpoint.attempt()
+    if isinstance(outcome, Refusal):
+        return False
+    outcome.goodbye()
+    return True
+
+
+def takes_tls_1_2(endpoint: Endpoint, door: Door | None = None) -> bool:
+    """Whether an ordinary hand-made hello of TLS 1.2 is answered: the control beside those that must not be."""
+    from conformance.hello import AES_128, AES_256, SIGNAL
+
+    return offer(endpoint, client_hello(VERSION_1_2, (*AES_256, *AES_128, SIGNAL)), door).answer.hello is not None
+
+
+def leave(wire: Wire) -> None:
+    """Close a connection of which nothing more is wanted."""
+    with contextlib.suppress(Ended, Silent):
+        wire.close()
