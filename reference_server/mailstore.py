@@ -50,6 +50,8 @@ __all__ = [
 _log = logging.getLogger(__name__)
 _ABANDONED_AFTER = 36 * 3600
 """Seconds after which a file in tmp/ is nobody's any more, by the custom of Maildir."""
+_KEPT_OPEN = 64
+"""Accounts whose new/ stays open: a file each, of those that a process may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class MailStore:
         self._lock = threading.Lock()
         self._rooms: dict[str, _Room] = {}
         self._trash = itertools.count(1)
+        self._open_folders = durable.OpenFolders(_KEPT_OPEN)
         self.configure(accounts)
 
     def configure(self, accounts: Sequence[AccountSettings]) -> None:
@@ -178,10 +181,12 @@ class MailStore:
             # What can go wrong goes wrong before anybody has the message: the same file in every tmp/ first.
             for draft in drafts[1:]:
                 durable.link(drafts[0], draft)
-            for draft, place in zip(drafts, places, strict=True):
-                os.rename(draft, place)
-            for room in rooms:
-                durable.sync_folder(f"{room.folder}/new")
+            with contextlib.ExitStack() as stack:
+                folders = [stack.enter_context(self._open_folders.opened(f"{room.folder}/new")) for room in rooms]
+                for draft, folder in zip(drafts, folders, strict=True):
+                    os.rename(draft, base, dst_dir_fd=folder)
+                for folder in folders:
+                    os.fsync(folder)
         except BaseException:
             for path in (*drafts, *places):
                 with contextlib.suppress(OSError):

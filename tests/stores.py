@@ -72,12 +72,12 @@ def disk_failing_at(call: int, patch: pytest.MonkeyPatch) -> Iterator[None]:
     made = 0
 
     def failing(real: Callable[..., object]) -> Callable[..., object]:
-        def attempt(*arguments: object) -> object:
+        def attempt(*arguments: object, **options: object) -> object:
             nonlocal made
             made += 1
             if made == call:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return real(*arguments)
+            return real(*arguments, **options)
 
         return attempt
 
@@ -102,9 +102,10 @@ def disk_watched(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         seen.append(f"fsync {os.path.basename(os.readlink(f'/proc/self/fd/{descriptor}'))}")
         real(descriptor)
 
-    def rename(source: str, target: str, real: Callable[[str, str], None] = os.rename) -> None:
-        seen.append(" ".join(["rename", *(os.path.basename(os.path.dirname(path)) for path in (source, target))]))
-        real(source, target)
+    def rename(source: str, target: str, *, dst_dir_fd: int, real: Callable[..., None] = os.rename) -> None:
+        folder = os.path.basename(os.readlink(f"/proc/self/fd/{dst_dir_fd}"))
+        seen.append(f"rename {os.path.basename(os.path.dirname(source))} {folder}")
+        real(source, target, dst_dir_fd=dst_dir_fd)
 
     with patch.context() as patched:
         patched.setattr(os, "write", write)

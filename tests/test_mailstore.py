@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +113,31 @@ def test_the_disk_is_asked_six_times_for_two_recipients(tmp_path: Path, monkeypa
     store, alice, bob = store_of_two(tmp_path)
     with disk_failing_at(7, monkeypatch):
         store.deliver([alice, bob], MESSAGE)
+
+
+def test_a_folder_that_was_replaced_costs_one_delivery_at_most(tmp_path: Path) -> None:
+    store, alice = store_of(tmp_path)
+    store.deliver([alice], MESSAGE)
+    new = tmp_path / "alice" / "new"
+    shutil.rmtree(new)
+    new.mkdir()
+    with pytest.raises(FileNotFoundError):
+        store.deliver([alice], MESSAGE)
+    store.deliver([alice], MESSAGE)
+    assert len(list(new.iterdir())) == 1
+
+
+def test_a_store_keeps_few_folders_open_and_none_when_it_is_gone(tmp_path: Path) -> None:
+    def open_folders() -> int:
+        return sum(os.path.realpath(f"/proc/self/fd/{each}").startswith(str(tmp_path))
+                   for each in os.listdir("/proc/self/fd"))
+
+    store = MailStore(tmp_path, [account(f"a{number}") for number in range(100)])
+    store.deliver([known(store, f"a{number}") for number in range(100)], MESSAGE)
+    assert open_folders() == 64
+    del store
+    gc.collect()
+    assert open_folders() == 0
 
 
 def test_mail_that_is_there_at_the_start_comes_once_and_in_order(tmp_path: Path) -> None:
