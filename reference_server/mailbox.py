@@ -287,7 +287,7 @@ class Mailbox:
             if size is None:
                 try:
                     size = maildir.size_with_crlf(_contents(f"{self._folder}/{found[base]}"))
-                except (FileNotFoundError, IsADirectoryError):
+                except (FileNotFoundError, IsADirectoryError, PermissionError):
                     continue
             if "\n" not in base:
                 sizes.append((base, size))

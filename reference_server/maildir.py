@@ -31,6 +31,7 @@ _COUNTER = itertools.count(1)
 _IN_FILE = re.compile(r",S=([0-9]{1,18})(?:,|$)")
 _WITH_CRLF = re.compile(r",W=([0-9]{1,18})(?:,|$)")
 _ARRIVAL = re.compile(r"([0-9]{1,12})\.(?:M([0-9]{1,6}))?(?:P[0-9]+)?(?:Q([0-9]+))?")
+_LAST_SECOND = 253_402_300_799  # of the year 9999, beyond which there are no dates
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SHIFTED = re.compile(r"[^ -\-0-~]+|&")  # all but printable US-ASCII without "." and "/"; and "&"
 _UNSHIFTED = re.compile(r"&([A-Za-z0-9+,]*)-")
@@ -86,7 +87,7 @@ def declared_size(base: str) -> int | None:
 def arrival(base: str) -> tuple[int, int, int, str]:
     """By what messages are put in the order of their arrival: seconds, microseconds, count, name."""
     found = _ARRIVAL.match(base)
-    if found is None:
+    if found is None or int(found[1]) > _LAST_SECOND:
         return (0, 0, 0, base)
     return (int(found[1]), int(found[2] or 0), int(found[3] or 0), base)
 
