@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks import certification, idle_memory, transactions
@@ -24,7 +24,7 @@ def main() -> int:
     options = _parser().parse_args()
     about = {**machine(), "sender": options.load}
     print("\n".join(f"{key + ':':13} {value}" for key, value in about.items()), flush=True)
-    parts: dict[str, Callable[[Path], list[Measurement]]] = {
+    parts: dict[str, Callable[[Path], Iterable[Measurement]]] = {
         "transactions": lambda folder: transactions.measure(
             folder, options.load, sessions=options.sessions, seconds=options.seconds,
             repetitions=options.repetitions, tell=_tell,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.contestants import HOST, Contestant, Running, has_uvloop, running
@@ -34,9 +34,8 @@ def contestants(*, stores: bool) -> list[Contestant]:
 
 def measure(
     folder: Path, program: str, *, sessions: int, seconds: float, repetitions: int, tell: Callable[[str], None]
-) -> list[Measurement]:
+) -> Iterator[Measurement]:
     """With and without storage, one message a connection and on kept connections."""
-    found = []
     for stores in (False, True):
         with contextlib.ExitStack() as stack:
             servers = [stack.enter_context(running(each, folder)) for each in contestants(stores=stores)]
@@ -50,8 +49,7 @@ def measure(
                     Row(server.contestant.name, statistics.median(each), tuple(each))
                     for server, each in zip(servers, rates, strict=True)
                 )
-                found.append(Measurement(f"SMTP transactions, {storage}, {way}", "1/s", rows, higher_is_better=True))
-    return found
+                yield Measurement(f"SMTP transactions, {storage}, {way}", "1/s", rows, higher_is_better=True)
 
 
 def _rates(servers: Sequence[Running], load: Load, seconds: float, repetitions: int) -> list[list[float]]:
