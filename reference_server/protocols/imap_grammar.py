@@ -54,7 +54,9 @@ class SequenceSet:
 
     def contains(self, number: int, largest: int) -> bool:
         """Whether ``number`` is in the set while ``largest`` is the largest in use."""
-        return _within(self.resolved(largest) if self.tails or self.last else self.fixed, number)
+        if _within(self.fixed, number) or (self.last and number == largest):
+            return True
+        return self.tails is not None and any(min(end, largest) <= number <= max(end, largest) for end in self.tails)
 
     def resolved(self, largest: int) -> tuple[tuple[int, int], ...]:
         """Ascending ranges that do not touch, with ``*`` replaced by ``largest``."""
