@@ -24,6 +24,7 @@ from reference_server.mailstore import Account, MailStore
 from reference_server.protocols import imap_commands_fetch as fetching
 from reference_server.protocols import imap_commands_mailboxes as mailboxes
 from reference_server.protocols import imap_commands_messages as messages
+from reference_server.protocols import imap_commands_search as searching
 from reference_server.protocols import sasl
 from reference_server.protocols.imap_input import Continue, Fault, Rejected, Request, RequestReader
 from reference_server.protocols.imap_selected import Answer, Client, Job, Outcome, Partly, carried_out
@@ -485,6 +486,8 @@ COMMANDS: Final[dict[bytes, Command]] = {
     b"CLOSE": Command(_asks(messages.close), _OPEN),
     b"EXPUNGE": Command(_asks(messages.expunge), _OPEN),
     b"UID EXPUNGE": Command(_asks(messages.uid_expunge), _OPEN),
+    b"SEARCH": Command(_asks(searching.search, expunge=False), _OPEN),
+    b"UID SEARCH": Command(_asks(partial(searching.search, by_uid=True)), _OPEN),
     b"FETCH": Command(_asks(fetching.fetch, expunge=False), _OPEN),
     b"UID FETCH": Command(_asks(partial(fetching.fetch, by_uid=True)), _OPEN),
     b"STORE": Command(_asks(messages.store, expunge=False), _OPEN),

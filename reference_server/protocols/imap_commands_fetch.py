@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final
 
 from reference_server.mailstore import Message, MessageGone
+from reference_server.protocols import imap_mime
 from reference_server.protocols.imap_commands_messages import MESSAGES_AT_ONCE, SOME_ARE_GONE
 from reference_server.protocols.imap_grammar import BodySection, FetchItem, Item, Section, SequenceSet
 from reference_server.protocols.imap_input import Request
@@ -78,8 +79,6 @@ def _response(
     opened: Selected, number: int, message: Message, items: Sequence[FetchItem], *, with_flags: bool
 ) -> bytes:
     text = b""
-    if any(item is Item.ENVELOPE or _looks_inside(item) for item in items):
-        from reference_server.protocols import imap_mime  # type: ignore[attr-defined]
     if any(isinstance(item, BodySection) or item in _OF_THE_TEXT for item in items):
         text = opened.mailbox.read(message.uid)
     part: imap_mime.Part | None = None
