@@ -6,7 +6,6 @@ pinned to something, and which certificate was presented.  Knows no requirement.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,20 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from conformance.check import Channel, Inconclusive
 from conformance.dialects import NotServed
 from conformance.dialects.dialect import Malformed
+from conformance.hello import (
+    AES_128,
+    AES_128_OF_1_3,
+    AES_256,
+    AES_256_OF_1_3,
+    CHACHA_20,
+    CHACHA_20_OF_1_3,
+    SIGNAL,
+    Answer,
+    client_hello,
+    read_answer,
+)
 from conformance.hello import TLS1_2 as VERSION_1_2
-from conformance.hello import Answer, client_hello, read_answer
+from conformance.hello import TLS1_3 as VERSION_1_3
 from conformance.visit import Door, Endpoint, Refusal, Visit
 from conformance.wire import PATIENCE, TLS1_2, TLS1_3, Ended, Ending, Silent, Wire, client_context
 
@@ -153,14 +164,15 @@ def still_serves(endpoint: Endpoint) -> bool:
     return True
 
 
-def takes_tls_1_2(endpoint: Endpoint, door: Door | None = None) -> bool:
-    """Whether an ordinary hand-made hello of TLS 1.2 is answered: the control beside those that must not be."""
-    from conformance.hello import AES_128, AES_256, SIGNAL
+def usual_hello(endpoint: Endpoint) -> bytes:
+    """A hand-made ClientHello that the target must have an answer to: the control beside those that it must not."""
+    if "1.2" in endpoint.declared.tls.versions:
+        return client_hello(VERSION_1_2, (*AES_256, *CHACHA_20, *AES_128, SIGNAL))
+    return client_hello(VERSION_1_3, (AES_256_OF_1_3, CHACHA_20_OF_1_3, AES_128_OF_1_3))
 
-    return offer(endpoint, client_hello(VERSION_1_2, (*AES_256, *AES_128, SIGNAL)), door).answer.hello is not None
 
-
-def leave(wire: Wire) -> None:
-    """Close a connection of which nothing more is wanted."""
-    with contextlib.suppress(Ended, Silent):
-        wire.close()
+def require_control(endpoint: Endpoint, door: Door | None = None) -> None:
+    """Raises :class:`Inconclusive` when an ordinary hand-made hello is not answered: others then show nothing."""
+    seen = offer(endpoint, usual_hello(endpoint), door)
+    if seen.answer.hello is None:
+        raise Inconclusive(f"an ordinary ClientHello made by hand is not answered with a ServerHello: {seen}")

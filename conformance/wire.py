@@ -194,9 +194,15 @@ class Wire:
         self.transcript.record(self.number, CLIENT, data, tls=False)
         self._send_raw(data)
 
-    def start_tls(self, context: ssl.SSLContext, server_name: str | None = None, timeout: float = PATIENCE) -> None:
-        """Shake hands as a client.  Raises :class:`Ended` or :class:`Silent`."""
-        tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
+    def start_tls(
+        self,
+        context: ssl.SSLContext,
+        server_name: str | None = None,
+        timeout: float = PATIENCE,
+        session: ssl.SSLSession | None = None,
+    ) -> None:
+        """Shake hands as a client, offering to resume ``session``.  Raises :class:`Ended` or :class:`Silent`."""
+        tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name, session=session)
         if self._buffer:
             # Octets in clear that came before the handshake are the server's first TLS octets, or its mistake.
             self._incoming.write(bytes(self._buffer))
@@ -224,7 +230,12 @@ class Wire:
         self._tls = tls
         cipher = tls.cipher()
         suite = f"{cipher[0]}, {cipher[2]} bits" if cipher else "no cipher"
-        self.transcript.note(self.number, f"handshake done: {tls.version()}, {suite}", tls=True)
+        resumed = ", resumed" if tls.session_reused else ""
+        self.transcript.note(self.number, f"handshake done: {tls.version()}, {suite}{resumed}", tls=True)
+        # Under TLS 1.2 the server may speak in the segment that ends the handshake.
+        if clear := self._read_clear():
+            self.transcript.record(self.number, SERVER, clear, tls=True)
+            self._buffer += clear
 
     def send_half_hello(self, context: ssl.SSLContext) -> None:
         """Begin a handshake and stop in the middle of the first message."""
@@ -405,32 +416,31 @@ class Wire:
                 return octets
 
     def _decrypt(self, octets: bytes) -> bytes:
-        assert self._tls is not None
         if octets:
             self._incoming.write(octets)
         else:
             self._incoming.write_eof()
+        return self._read_clear()
+
+    def _read_clear(self) -> bytes:
+        """What can be decrypted of what has come; an end that is found is announced."""
+        assert self._tls is not None
         clear = bytearray()
-        ending: Ending | None = None
         try:
             while piece := self._tls.read(65536):
                 clear += piece
-            ending = Ending.CLOSE_NOTIFY
+            self._announced = Ending.CLOSE_NOTIFY
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
-            ending = Ending.CLOSE_NOTIFY
+            self._announced = Ending.CLOSE_NOTIFY
         except ssl.SSLError:
             # An end of the stream without close_notify, or a record that cannot be decrypted.
-            ending = Ending.RAGGED
+            self._announced = Ending.RAGGED
         answer = self._outgoing.read()
         if answer:
             with contextlib.suppress(Ended, Silent):
                 self._send_raw(answer)
-        if ending is not None:
-            if not clear:
-                self._over(ending)
-            self._announced = ending
         return bytes(clear)
 
 

@@ -15,7 +15,18 @@ import pytest
 from certs import Authority, Situation
 from conformance.hello import TLS1_0, client_hello
 from conformance.transcript import Transcript
-from conformance.wire import Ended, Ending, Occupied, Reservation, Silent, Wire, client_context, trusting_nobody
+from conformance.wire import (
+    TLS1_2,
+    TLS1_3,
+    Ended,
+    Ending,
+    Occupied,
+    Reservation,
+    Silent,
+    Wire,
+    client_context,
+    trusting_nobody,
+)
 
 Serve = Callable[[socket.socket], None]
 SOON = 5.0
@@ -128,6 +139,35 @@ def test_close_notify_is_told_from_a_ragged_end(
             with pytest.raises(Ended) as caught:
                 wire.receive()
             assert caught.value.ending is ending
+
+
+@pytest.mark.parametrize("version", [TLS1_2, TLS1_3])
+def test_what_comes_with_the_end_of_the_handshake_is_read(
+    server_context: ssl.SSLContext, tls_files: tuple[Path, Path, Path], version: ssl.TLSVersion
+) -> None:
+    """A server may greet, and even take leave, in the segment that ends the handshake."""
+
+    def serve(client: socket.socket) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = server_context.wrap_bio(incoming, outgoing, server_side=True)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                if outgoing.pending:
+                    client.sendall(outgoing.read())
+                incoming.write(client.recv(65536))
+        tls.write(b"hello\r\n")
+        with suppress(ssl.SSLError):
+            tls.unwrap()
+        client.sendall(outgoing.read())
+
+    context = client_context(str(tls_files[0]), minimum=version, maximum=version)
+    with server(serve) as port, connect(port) as wire:
+        wire.start_tls(context, "localhost")
+        assert wire.read_line(SOON) == b"hello\r\n"
+        assert wire.await_end(SOON)[0] is Ending.CLOSE_NOTIFY
 
 
 def test_octets_in_clear_before_the_handshake_are_seen(tls_files: tuple[Path, Path, Path]) -> None:
