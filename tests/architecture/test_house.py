@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("reference_server", "conformance", "certs")
@@ -30,12 +30,13 @@ def module(request: pytest.FixtureRequest) -> Path:
     return path
 
 
-def test_modules_import_only_what_their_room_allows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(ROOT)
-    status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
-    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+def test_modules_import_only_what_their_room_allows() -> None:
+    # In a process of its own, because the linter silences the loggers of the one that it runs in.
+    lint = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    finished = subprocess.run(
+        [sys.executable, "-c", lint], cwd=ROOT, check=False, capture_output=True, text=True, timeout=50
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
 def test_module_says_what_it_owns_and_is_short_enough_to_read(module: Path) -> None:
