@@ -117,6 +117,8 @@ def test_subscriptions_outlive_mailboxes(new_store: NewStore) -> None:
         S: b OK *
         C: c SUBSCRIBE INBOX
         S: c OK *
+        C: i SUBSCRIBE nowhere
+        S: i NO [NONEXISTENT] *
         C: d DELETE a/b
         S: d OK *
         C: e LSUB "" *

@@ -163,7 +163,14 @@ def rename(client: Client, request: Request) -> Job:
 
 
 def subscribe(client: Client, request: Request) -> Job:
-    return partial(_done, partial(client.store.subscribe, client.account, _one_mailbox(request)))
+    return partial(_subscribe, client, _one_mailbox(request))
+
+
+def _subscribe(client: Client, name: str) -> Answer:
+    # RFC 3501 6.3.6: a server may see to it that the mailbox exists, and a client had better hear of a slip.
+    client.store.mailbox(client.account, name)
+    client.store.subscribe(client.account, name)
+    return Answer(b"OK done")
 
 
 def unsubscribe(client: Client, request: Request) -> Job:
