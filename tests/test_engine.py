@@ -236,7 +236,8 @@ def test_a_session_ends_only_after_its_job(room: EngineRoom) -> None:
         assert read_line(client) == b"hello\n"
         client.sendall(b"work\n")
         room.until(lambda: any(connection._at_work for connection in room.engine.connections))
-        room.on_loop(lambda: [connection.abort() for connection in list(room.engine.connections)])
+        for connection in list(room.engine.connections):
+            room.on_loop(connection.abort)
     assert room.count == 0
     assert room.diary.ended == []
     room.diary.release.set()
@@ -351,8 +352,8 @@ def test_fifty_silent_handshakes_delay_nobody(room: EngineRoom, trusting: ssl.SS
         with room.client(room.implicit_port) as raw, trusting.wrap_socket(raw, server_hostname="localhost") as client:
             assert read_line(client) == b"hello\n"
     finally:
-        for client in stalled:
-            client.close()
+        for stranger in stalled:
+            stranger.close()
 
 
 def test_a_burst_never_overshoots() -> None:
