@@ -207,6 +207,15 @@ class DriverProcess:
         """Whether the driver has not ended by itself."""
         return self._running.process.poll() is None
 
+    def is_deaf(self, scenario: Scenario) -> bool:
+        """Whether not one of the ports that ``scenario`` asks for is open."""
+        wanted = {
+            port
+            for service in scenario["services"].values()
+            for port in (*service.get("ports", ()), *service.get("implicit_tls_ports", ()))
+        }
+        return procfs.AVAILABLE and not wanted & {port for _, port in procfs.listening()}
+
     def reload(self, scenario: Scenario, *, within: float = RELOADED_WITHIN) -> Reloaded:
         """Replace the scenario and have it read again.
 

@@ -60,8 +60,9 @@ class Scenario:
 
     ``needs`` are offers without which the scenario makes no sense for a service, which is then left out of it.
     ``defaults`` becomes the settings' own table of defaults.  ``may_refuse``: not to start is an answer too.
-    ``hurried``: timers that nobody can set are wanted on a faster clock.  ``certificates`` are issued for this
-    scenario alone, beside ``main``, which all share: they can be replaced while it runs.
+    ``must_start``: not to start is a failure of the server's.  ``hurried``: timers that nobody can set are wanted on
+    a faster clock.  ``certificates`` are issued for this scenario alone, beside ``main``, which all share: they can be
+    replaced while it runs.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Scenario:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     may_refuse: bool = False
     hurried: bool = False
+    must_start: bool = False
     certificates: tuple[str, ...] = ()
 
 
@@ -183,6 +185,7 @@ SCENARIOS: Mapping[str, Scenario] = _scenarios(
         "another program holds the same ports on another address",
         _beside_a_stranger,
         frozenset({"bind"}),
+        must_start=True,
     ),
     Scenario(
         "inherited",
@@ -217,6 +220,7 @@ SCENARIOS: Mapping[str, Scenario] = _scenarios(
         frozenset({"max_connections", "restrictions"}),
     ),
     Scenario("idle", f"a time-out of {SHORT:g} s", _with(idle_timeout=SHORT), hurried=True),
+    Scenario("patient", f"a time-out of {LONG:g} s", _with()),
     Scenario("named", "a host name in the bind list", _with(bind=["localhost"]), frozenset({"bind"})),
     Scenario("port_taken", "another program holds the first port of each service", _port_taken, may_refuse=True),
     Scenario("restarted", "stopped and started again while others run", _with(bind=[SERVER])),

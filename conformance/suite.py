@@ -177,6 +177,9 @@ class Suite:
         except DriverRefused as refusal:
             if SCENARIOS[case.check.scenario].may_refuse:
                 raise Refused(str(refusal)) from None
+            if SCENARIOS[case.check.scenario].must_start:
+                purpose = SCENARIOS[case.check.scenario].purpose
+                raise Mismatch(f"the server to start ({purpose})", str(refusal)) from None
             raise
         credentials = self.target.credentials(case.service)
         return Endpoint(site, case.service, case.channel, declared, credentials, str(self.target.ca_file), transcript)

@@ -7,7 +7,6 @@ what a client does at a door is :mod:`conformance.visit`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import secrets
@@ -56,9 +55,16 @@ class Place:
         for port in random.sample(PORTS, 400):
             if len(found) == count:
                 break
-            with contextlib.suppress(OSError):
-                self.reservations.append(Reservation(port))
-                found.append(port)
+            held: list[Reservation] = []
+            try:
+                # Its neighbours stay free, so that whoever answers there is this server.
+                held += [Reservation(number) for number in (port, port + 1)]
+            except OSError:
+                for reservation in held:
+                    reservation.close()
+                continue
+            self.reservations += held
+            found.append(port)
         if len(found) < count:
             raise Unavailable(f"no {count} free ports between {PORTS.start} and {PORTS.stop}")
         return found
@@ -252,11 +258,17 @@ class Target:
                 settings,
                 folder,
                 within=driver_process.READY_WITHIN,
-                check_listening=not place.bystanders and not scenario.may_refuse,
+                # Whether every port is open is for checks to say; where none is, there is nothing to check.
+                check_listening=False,
             )
             if isinstance(process, Unsupported):
                 setting = f"{process.setting}: " if process.setting else ""
                 raise Unavailable(f"{setting}{process.reason}")
+            if process.is_deaf(settings):
+                process.stop()
+                raise DriverError(
+                    f"{self.name}: said ready, but nobody listens on any of the ports that were asked for"
+                )
         except BaseException:
             place.close()
             shutil.rmtree(folder, ignore_errors=True)

@@ -46,6 +46,7 @@ class Form(enum.StrEnum):
     RST = "reset"
     TLS = "refused in the TLS handshake"
     SILENCE = "left without an answer"
+    NONSENSE = "answered with what is no sentence of the protocol"
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +254,9 @@ class Endpoint:
             return Refusal(Form.FIN, str(end))
         except Silent as silence:
             return Refusal(Form.SILENCE, str(silence), wire)
+        except Malformed as nonsense:
+            wire.close()
+            return Refusal(Form.NONSENSE, str(nonsense))
         return Visit(wire, self)
 
     def upgrade(self, wire: Wire) -> None:

@@ -411,7 +411,7 @@ WATCHES: Mapping[str, Watch] = {
     "active_signed_in": Watch("active after signing in", "idle", _active_signed_in, AFTER, signs_in=True),
     "late_probe": Watch("a command shortly before the time is up", "idle", _late_probe, BEFORE),
     "longer": Watch("idle after a command, with a longer time-out", "idle_longer", _in_stage, None, "after_command"),
-    "long": Watch("idle for a while, with a long time-out", "general", _long_look, BEFORE),
+    "long": Watch("idle for a while, with a long time-out", "patient", _long_look, BEFORE),
     "trickle": Watch("a request that comes octet by octet and never ends", "brief", _trickle, Clock.TRICKLE),
     "alone": Watch("idle on a server without other traffic", "quiet", _in_stage, None, "after_command"),
     "refill": Watch("the limit filled by idle clients", "idle_and_full", _refill, BEFORE, exclusive=True),

@@ -9,7 +9,7 @@ from conformance.clients import CLIENT_ERRORS, CLIENTS
 from conformance.scenarios import DENIED_CLIENT, FOREIGN, SECOND_SERVER, SERVER, SERVER_V6, THIRD_SERVER, UNBOUND_SERVER
 from conformance.target import DriverRefused
 from conformance.visit import Door, Endpoint, Form, Refusal, Visit, at_once
-from conformance.wire import Reservation, addresses_of
+from conformance.wire import addresses_of
 
 Elsewhere = Callable[[str], Endpoint]
 
@@ -58,25 +58,16 @@ def confirm_with_a_real_client(endpoint: Endpoint, door: Door) -> None:
 
 @check("PRT-02", scenario="general", channels=NO_CHANNEL)
 def test_a_port_that_is_not_configured_gives_no_service(endpoint: Endpoint) -> None:
-    """The neighbours of the service's ports, and the service's own usual port."""
+    """The ports behind those of the service."""
     taken = {
         port
         for table in endpoint.site.settings["services"].values()
         for port in (*table["ports"], *table.get("implicit_tls_ports", ()))
     }
     configured = [door.port for channel in endpoint.channels for door in endpoint.through(channel).doors]
-    tried = 0
-    for port in sorted({port + step for port in configured for step in (-1, 1)} - taken):
-        try:
-            # A port that some other program holds says nothing about this server.
-            mark = Reservation(port)
-        except OSError:
-            continue
-        mark.close()
+    # The ports behind the configured ones were kept free of other programs when these were chosen.
+    for port in sorted({port + 1 for port in configured} - taken):
         require_no_service(endpoint.through(Channel.PLAIN), Door(SERVER, port))
-        tried += 1
-    if not tried:
-        raise NotAssessable("every port beside the configured ones is held by another program")
     endpoint.through(Channel.PLAIN).visit().goodbye()
 
 
@@ -151,6 +142,8 @@ def test_the_default_list_is_inherited_and_can_be_overridden(endpoint: Endpoint,
 @check("PRT-08", scenario="named")
 def test_all_addresses_of_a_host_name_are_bound(endpoint: Endpoint) -> None:
     addresses = addresses_of("localhost")
+    if len(addresses) < 2:
+        raise NotAssessable("localhost has one address only on this machine")
     served = [
         address
         for address in addresses

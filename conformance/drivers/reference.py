@@ -4,13 +4,14 @@ Owns: what the reference server is declared to have, and becoming it.  For a run
 server itself: one process, so that nothing stands between the suite's signals and the server, and killing the
 one kills the other.  The server prints the events of a run on its own.
 
-    python -m conformance.drivers.reference describe | run SCENARIO.json
+    python -m conformance.drivers.reference [--fault NAME] describe | run SCENARIO.json
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -65,15 +66,28 @@ def _declared() -> dict[str, Any]:
 def main(arguments: list[str]) -> int:
     """Run the driver program; does not return from a run that the server takes over."""
     match arguments:
+        case ["--fault", name, *rest] if rest:
+            module, words = "reference_server.faults", [name]
+        case rest:
+            module, words = "reference_server", []
+    match rest:
+        case ["describe"] if words:
+            return _describe_faulty(words[0])
         case ["describe"]:
             print(json.dumps(describe(), indent=1))
             return 0
         case ["run", path]:
             status = _refuses(Path(path))
-            return _become_the_server(path) if status is None else status
+            return _become_the_server(module, words, path) if status is None else status
         case _:
-            print("usage: python -m conformance.drivers.reference describe | run SCENARIO.json", file=sys.stderr)
+            print(f"usage: python -m {__spec__.name} [--fault NAME] describe | run SCENARIO.json", file=sys.stderr)
             return 2
+
+
+def _describe_faulty(fault: str) -> int:
+    """A server that is wrong on purpose may also be described otherwise; only it knows."""
+    command = [sys.executable, "-P", "-m", "reference_server.faults", fault, "--describe"]
+    return subprocess.run(command, input=json.dumps(describe()), text=True, check=False).returncode
 
 
 def _refuses(path: Path) -> int | None:
@@ -89,8 +103,8 @@ def _refuses(path: Path) -> int | None:
     return None
 
 
-def _become_the_server(path: str) -> NoReturn:
-    server = [sys.executable, "-P", "-m", "reference_server", "--events", "--exit-with-stdin", path]
+def _become_the_server(module: str, words: list[str], path: str) -> NoReturn:
+    server = [sys.executable, "-P", "-m", module, *words, "--events", "--exit-with-stdin", path]
     os.execv(sys.executable, server)  # noqa: S606
 
 

@@ -1,0 +1,545 @@
+"""Faults of simultaneous connections: too many, too few, places that are lost or given back twice."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+from ipaddress import ip_address
+from socket import socket
+from typing import Any
+
+from reference_server.address_range import IPAddress
+from reference_server.admission import Admission, Limits, Ticket
+from reference_server.connection import Connection, Phase
+from reference_server.faults.ledger import changed, fault, hit
+from reference_server.listener import Engine
+from reference_server.server import Parts, Speaker
+from reference_server.session import Peer, Refusal
+from reference_server.settings import Service
+
+#: Whatever loses or invents places shows wherever places are counted.
+COUNTING = "LIM-01 LIM-02 LIM-03 LIM-04 LIM-05 LIM-06 LIM-07 LIM-08 LIM-09 LIM-10 LIM-11 LIM-12 LIM-13 LIM-14 LIM-15"
+COUNTING += " LIM-16 LIM-17 LIM-19 LIM-20 LIM-21 LIM-23 LIM-24 LIM-25 LIM-26 LIM-27 LIM-28 IDL-09 IDL-25 IMP-05"
+COUNTING += " ACL-11 TLS-12 CLS IMP-12"
+
+
+def with_admission(parts: Parts, kind: type[Admission]) -> Parts:
+    """The same server with another door."""
+
+    class OtherEngine(parts.engine):  # type: ignore[name-defined,misc]
+        admission_type = kind
+
+    return replace(parts, engine=OtherEngine)
+
+
+def with_connection(parts: Parts, kind: type[Connection]) -> Parts:
+    """The same server with another way to serve a client."""
+
+    class OtherEngine(parts.engine):  # type: ignore[name-defined,misc]
+        connection_type = kind
+
+    return replace(parts, engine=OtherEngine)
+
+
+@fault(
+    "no-limit",
+    "the maximum of connections is read and never applied",
+    breaks="LIM-02",
+    consequences=COUNTING,
+    change=lambda settings: changed(settings, max_connections=0),
+)
+def no_limit(parts: Parts) -> Parts:
+    return parts
+
+
+@fault(
+    "one-too-many",
+    "one connection more than configured is served",
+    breaks="LIM-02 LIM-19",
+    consequences=COUNTING,
+    change=lambda settings: changed(settings, max_connections=lambda table: table.max_connections + 1),
+)
+def one_too_many(parts: Parts) -> Parts:
+    return parts
+
+
+@fault(
+    "one-too-few",
+    "one connection less than configured is served",
+    breaks="LIM-01",
+    consequences=COUNTING + " LIM-22",
+    change=lambda settings: changed(settings, max_connections=lambda table: max(0, table.max_connections - 1)),
+)
+def one_too_few(parts: Parts) -> Parts:
+    return parts
+
+
+@fault(
+    "zero-means-fifty",
+    "zero stands for the built-in limit of fifty connections, not for none",
+    breaks="LIM-22",
+    change=lambda settings: changed(settings, max_connections=lambda table: table.max_connections or 50),
+)
+def zero_means_fifty(parts: Parts) -> Parts:
+    return parts
+
+
+@fault(
+    "implicit-not-counted",
+    "connections to the implicit TLS port are not counted",
+    breaks="LIM-11",
+    consequences=COUNTING,
+)
+def implicit_not_counted(parts: Parts) -> Parts:
+    class ForgetfulEngine(Engine):
+        def let_in(self, sock: socket, peer: Peer, *, implicit: bool) -> None:
+            if not implicit:
+                super().let_in(sock, peer, implicit=implicit)
+                return
+            hit()
+            usual, self.admission = self.admission, Admission(replace(self.admission.limits, connections=0))
+            try:
+                super().let_in(sock, peer, implicit=implicit)
+            finally:
+                self.admission = usual
+
+    return replace(parts, engine=ForgetfulEngine)
+
+
+@fault(
+    "limit-per-port",
+    "every port and address has a limit of its own",
+    breaks="LIM-12",
+    consequences=COUNTING,
+)
+def limit_per_port(parts: Parts) -> Parts:
+    class DividedEngine(Engine):
+        def let_in(self, sock: socket, peer: Peer, *, implicit: bool) -> None:
+            hit()
+            usual, key = self.admission, (peer.local_address, peer.local_port)
+            self.admission = self.doors.setdefault(key, Admission(usual.limits))
+            try:
+                super().let_in(sock, peer, implicit=implicit)
+            finally:
+                self.admission = usual
+
+        def __init__(self, *details: Any, **more: Any) -> None:
+            super().__init__(*details, **more)
+            self.doors: dict[object, Admission] = {}
+
+    return replace(parts, engine=DividedEngine)
+
+
+@fault(
+    "one-limit-for-all-services",
+    "all services count in one counter",
+    breaks="LIM-14",
+    consequences=COUNTING + " PRT IDL",
+)
+def one_limit_for_all_services(parts: Parts) -> Parts:
+    class SharedAdmission(Admission):
+        everybody: list[SharedAdmission] = []  # noqa: RUF012  that is the defect
+
+        def __init__(self, limits: Limits) -> None:
+            super().__init__(limits)
+            self.everybody.append(self)
+
+        def admit(self, address: IPAddress) -> Ticket | Refusal:
+            inside = sum(other.count for other in self.everybody)
+            if inside >= self.limits.connections > self.count:
+                hit()
+                return Refusal.SERVICE_LIMIT
+            return super().admit(address)
+
+    return with_admission(parts, SharedAdmission)
+
+
+@fault(
+    "per-address-never-reached",
+    "connections of one address are counted by address and port, so that the limit is never reached",
+    breaks="LIM-15 LIM-17",
+    consequences="LIM-16",
+    change=lambda settings: changed(
+        settings, max_connections_per_ip=lambda table: 1000 if table.max_connections_per_ip else 0
+    ),
+)
+def per_address_never_reached(parts: Parts) -> Parts:
+    return parts
+
+
+@fault(
+    "per-address-for-everybody",
+    "the limit of one address is applied to all of them together",
+    breaks="LIM-16",
+    consequences="LIM-15 LIM-17 IDL",
+)
+def per_address_for_everybody(parts: Parts) -> Parts:
+    class LumpingAdmission(Admission):
+        def admit(self, address: IPAddress) -> Ticket | Refusal:
+            if self.count >= self.limits.per_address > 0:
+                hit()
+                return Refusal.ADDRESS_LIMIT
+            return super().admit(address)
+
+    return with_admission(parts, LumpingAdmission)
+
+
+@fault(
+    "mapped-clients-are-one",
+    "all IPv4 clients of a dual-stack listener count as one, since their IPv6 prefix is the same",
+    breaks="LIM-17",
+    consequences="LIM-16",
+)
+def mapped_clients_are_one(parts: Parts) -> Parts:
+    class PrefixAdmission(Admission):
+        def admit(self, address: IPAddress) -> Ticket | Refusal:
+            if self.limits.per_address and address.version == 4:
+                hit()
+                return super().admit(ip_address("0.0.0.0"))
+            return super().admit(address)
+
+    return with_admission(parts, PrefixAdmission)
+
+
+@fault(
+    "overshoots-in-a-burst",
+    "it looks whether there is room and counts the client a moment later",
+    breaks="LIM-19",
+    consequences=COUNTING + " PRT-13",
+)
+def overshoots_in_a_burst(parts: Parts) -> Parts:
+    class SlowAdmission(Admission):
+        def admit(self, address: IPAddress) -> Ticket | Refusal:
+            now = time.monotonic()
+            self.recent = [moment for moment in self.recent if now - moment < 0.05]
+            limits = self.limits
+            if limits.connections:
+                if self.count >= limits.connections and self.count - len(self.recent) < limits.connections:
+                    hit()
+                self.limits = replace(limits, connections=limits.connections + len(self.recent))
+            try:
+                answer = super().admit(address)
+            finally:
+                self.limits = limits
+            if isinstance(answer, Ticket):
+                self.recent.append(now)
+            return answer
+
+        def __init__(self, limits: Limits) -> None:
+            self.recent: list[float] = []
+            super().__init__(limits)
+
+    return with_admission(parts, SlowAdmission)
+
+
+@fault(
+    "refused-clients-keep-a-place",
+    "a client that is refused takes a place and never gives it back",
+    breaks="LIM-09",
+    consequences=COUNTING,
+)
+def refused_clients_keep_a_place(parts: Parts) -> Parts:
+    class LeakyAdmission(Admission):
+        def admit(self, address: IPAddress) -> Ticket | Refusal:
+            answer = super().admit(address)
+            if answer is Refusal.SERVICE_LIMIT:
+                hit()
+                self._count += 1
+            return answer
+
+    return with_admission(parts, LeakyAdmission)
+
+
+@fault(
+    "denied-clients-keep-a-place",
+    "a client that is denied by its address takes a place and never gives it back",
+    breaks="LIM-10",
+    consequences="ACL",
+)
+def denied_clients_keep_a_place(parts: Parts) -> Parts:
+    class LeakyAdmission(Admission):
+        def admit(self, address: IPAddress) -> Ticket | Refusal:
+            answer = super().admit(address)
+            if answer is Refusal.DENIED and self.limits.connections < 50:
+                hit()
+                self._count += 1
+            return answer
+
+    return with_admission(parts, LeakyAdmission)
+
+
+def _leaking(parts: Parts, lost: Any) -> Parts:
+    """Places of clients for which ``lost(connection)`` holds when they go are never given back."""
+
+    class LeakyConnection(Connection):
+        __slots__ = ("was",)
+
+        def _let_go(self) -> None:
+            if self.ticket is not None and lost(self):
+                hit()
+                # Nobody else has the ticket: the place is lost.
+                self.ticket = Ticket(Admission(Limits()), self.peer.address)
+                self.ticket._admission = None
+            super()._let_go()
+
+        def _leave(self) -> None:
+            self.was = self.phase
+            super()._leave()
+
+        def _end(self) -> None:
+            self.was = getattr(self, "was", self.phase)
+            super()._end()
+
+    return with_connection(parts, LeakyConnection)
+
+
+@fault(
+    "leaks-on-goodbye",
+    "a client that takes leave in good order keeps its place",
+    breaks="LIM-03",
+    consequences=COUNTING + " PRT IDL",
+)
+def leaks_on_goodbye(parts: Parts) -> Parts:
+    return _leaking(parts, lambda connection: connection.phase is Phase.LINGERING and not connection._eof)
+
+
+@fault(
+    "leaks-on-fin",
+    "a client that closes without goodbye keeps its place",
+    breaks="LIM-04",
+    consequences=COUNTING + " PRT IDL",
+)
+def leaks_on_fin(parts: Parts) -> Parts:
+    return _leaking(parts, lambda connection: connection._eof and connection.was is not Phase.HANDSHAKE)
+
+
+@fault(
+    "leaks-on-reset",
+    "a client whose connection is reset keeps its place",
+    breaks="LIM-05",
+    consequences=COUNTING + " PRT IDL",
+)
+def leaks_on_reset(parts: Parts) -> Parts:
+    return _leaking(parts, lambda connection: connection.phase is Phase.ENDED and not connection._eof)
+
+
+@fault(
+    "leaks-on-failed-implicit-handshake",
+    "a client whose handshake fails on the implicit port keeps its place",
+    breaks="LIM-06",
+    consequences=COUNTING + " IDL PRT",
+)
+def leaks_on_failed_implicit_handshake(parts: Parts) -> Parts:
+    return _leaking(parts, lambda connection: connection.was is Phase.HANDSHAKE and not connection._upgrading)
+
+
+@fault(
+    "leaks-on-failed-upgrade",
+    "a client whose handshake fails after STARTTLS keeps its place",
+    breaks="LIM-07",
+    consequences=COUNTING + " IDL PRT",
+)
+def leaks_on_failed_upgrade(parts: Parts) -> Parts:
+    return _leaking(parts, lambda connection: connection.was is Phase.HANDSHAKE and connection._upgrading)
+
+
+@fault(
+    "leaks-on-idle-close",
+    "a client that is ended for being idle keeps its place",
+    breaks="LIM-08",
+    consequences=COUNTING + " IDL",
+)
+def leaks_on_idle_close(parts: Parts) -> Parts:
+    class LeakyConnection(Connection):
+        __slots__ = ()
+
+        def idled(self) -> None:
+            hit()
+            self.ticket = Ticket(Admission(Limits()), self.peer.address)
+            self.ticket._admission = None
+            super().idled()
+
+    return with_connection(parts, LeakyConnection)
+
+
+@fault(
+    "upgrade-frees-a-place",
+    "a client that upgrades to TLS in place is no longer counted",
+    breaks="LIM-13",
+    consequences=COUNTING,
+)
+def upgrade_frees_a_place(parts: Parts) -> Parts:
+    class ForgetfulConnection(Connection):
+        __slots__ = ()
+
+        def _start_tls(self) -> None:
+            hit()
+            assert self.ticket is not None
+            self.ticket.give_back()
+            super()._start_tls()
+
+    return with_connection(parts, ForgetfulConnection)
+
+
+@fault(
+    "gives-back-twice",
+    "every fourth client that leaves gives its place back twice, so that the real limit grows",
+    breaks="LIM-20",
+    consequences=COUNTING,
+)
+def gives_back_twice(parts: Parts) -> Parts:
+    numbers = itertools.count(1)
+
+    class GenerousConnection(Connection):
+        __slots__ = ()
+
+        def _let_go(self) -> None:
+            if self.ticket is not None and next(numbers) % 4 == 0:
+                hit()
+                self.engine.admission._count -= 1
+            super()._let_go()
+
+    return with_connection(parts, GenerousConnection)
+
+
+@fault(
+    "forgets-who-waits",
+    "a surplus client is neither refused nor served: it waits for ever",
+    breaks="LIM-23",
+    consequences=COUNTING,
+)
+def forgets_who_waits(parts: Parts) -> Parts:
+    class ForgetfulEngine(Engine):
+        def _turn_away(self, sock: socket, why: Refusal, *, implicit: bool) -> None:
+            if why is not Refusal.SERVICE_LIMIT:
+                super()._turn_away(sock, why, implicit=implicit)
+                return
+            hit()
+            self.waiting.append(sock)
+
+        def __init__(self, *details: Any, **more: Any) -> None:
+            super().__init__(*details, **more)
+            self.waiting: list[socket] = []
+
+    return replace(parts, engine=ForgetfulEngine)
+
+
+@fault(
+    "stays-full",
+    "once it was full, a listener accepts nobody for five seconds",
+    breaks="LIM-28",
+    consequences=COUNTING,
+)
+def stays_full(parts: Parts) -> Parts:
+    class SulkingEngine(Engine):
+        def _turn_away(self, sock: socket, why: Refusal, *, implicit: bool) -> None:
+            super()._turn_away(sock, why, implicit=implicit)
+            if why is Refusal.SERVICE_LIMIT:
+                hit()
+                for listener in self.listeners.values():
+                    if listener._resting is None:
+                        self.ready.remove_reader(listener._sock.fileno())
+                        listener._resting = self.loop.call_later(5.0, listener._resume)
+
+    return replace(parts, engine=SulkingEngine)
+
+
+@fault(
+    "flood-blocks-everybody",
+    "it takes its time over every client that it refuses, and nobody else is served meanwhile",
+    breaks="LIM-21",
+    consequences=COUNTING + " IDL",
+)
+def flood_blocks_everybody(parts: Parts) -> Parts:
+    class SlowEngine(Engine):
+        def _turn_away(self, sock: socket, why: Refusal, *, implicit: bool) -> None:
+            hit()
+            time.sleep(0.05)
+            super()._turn_away(sock, why, implicit=implicit)
+
+    return replace(parts, engine=SlowEngine)
+
+
+def _refusing(parts: Parts, only: Service, words: bytes) -> Parts:
+    def refusal(why: Refusal) -> bytes:
+        del why
+        hit()
+        return words
+
+    wrong = Speaker(parts.speakers[only].session, refusal)
+    return replace(parts, speakers={**parts.speakers, only: wrong})
+
+
+@fault("refuses-smtp-with-554", "a surplus SMTP client hears 554 instead of 421", breaks="LIM-24", services=("smtp",))
+def refuses_with_554(parts: Parts) -> Parts:
+    return _refusing(parts, Service.SMTP, b"554 too many of you\r\n")
+
+
+@fault("refuses-imap-with-no", "a surplus IMAP client hears an untagged NO", breaks="LIM-25", services=("imap",))
+def refuses_with_no(parts: Parts) -> Parts:
+    return _refusing(parts, Service.IMAP, b"* NO too many of you\r\n")
+
+
+@fault("refuses-pop3-in-silence", "a surplus POP3 client hears nothing", breaks="LIM-26", services=("pop3",))
+def refuses_in_silence(parts: Parts) -> Parts:
+    return _refusing(parts, Service.POP3, b"")
+
+
+@fault(
+    "limit-is-fixed-at-start",
+    "a limit that is changed at run time is not taken on",
+    breaks="LIM-27",
+    consequences="LIF",
+)
+def limit_is_fixed_at_start(parts: Parts) -> Parts:
+    class StubbornAdmission(Admission):
+        def change(self, limits: Limits) -> None:
+            if hasattr(self, "limits"):
+                if limits != self.limits:
+                    hit()
+                return
+            super().change(limits)
+
+    return with_admission(parts, StubbornAdmission)
+
+
+def _counts_by_prefix(description: dict[str, Any]) -> dict[str, Any]:
+    hit()
+    for table in description["services"].values():
+        table["per_ip"]["ipv6_prefix"] = 64
+    return description
+
+
+@fault(
+    "counts-ipv6-by-prefix",
+    "all IPv6 clients of one /64 count as one",
+    breaks="LIM-18",
+    describe=_counts_by_prefix,
+)
+def counts_ipv6_by_prefix(parts: Parts) -> Parts:
+    return parts
+
+
+@fault(
+    "refuses-bursts",
+    "of more than ten clients that come at the same moment the others are refused, although there is room",
+    breaks="PRT-13",
+    consequences="LIM-19 LIM-20 LIM-22 IDL",
+)
+def refuses_bursts(parts: Parts) -> Parts:
+    class NervousAdmission(Admission):
+        def admit(self, address: IPAddress) -> Ticket | Refusal:
+            now = time.monotonic()
+            self.recent = [moment for moment in self.recent if now - moment < 0.05]
+            self.recent.append(now)
+            if len(self.recent) > 10:
+                hit()
+                return Refusal.SERVICE_LIMIT
+            return super().admit(address)
+
+        def __init__(self, limits: Limits) -> None:
+            self.recent: list[float] = []
+            super().__init__(limits)
+
+    return with_admission(parts, NervousAdmission)
