@@ -109,12 +109,16 @@ def client_hello(
     compressions: bytes = b"\0",
     protocols: Sequence[bytes] = (),
     versions: Sequence[int] = (),
+    key_share: bytes | None = None,
+    renegotiation: bytes | None = None,
 ) -> bytes:
     """A whole ClientHello record that offers nothing newer than ``version``.
 
     ``server_name`` goes into SNI as it is, None: no such extension.  ``compressions`` are compression methods (RFC
     3749), ``protocols`` names for ALPN (RFC 7301).  ``versions`` is what supported_versions lists (RFC 8446 4.2.1),
-    the extension being there for TLS 1.3 in any case.
+    the extension being there for TLS 1.3 in any case.  ``key_share`` is a public key on curve 25519, anything at all
+    where the handshake is not to be completed; ``renegotiation`` what RFC 5746 3.5 has the client say of the handshake
+    before.
     """
     extensions = b""
     if server_name is not None:
@@ -128,9 +132,11 @@ def client_hello(
         extensions += _extension(16, _vector(b"".join(_vector(name, 1) for name in protocols), 2))
     if version >= TLS1_3:
         versions = versions or (TLS1_3,)
-        # Every 32 octets are a public key on this curve (RFC 7748 5); nobody will need the private one.
-        share = struct.pack(">H", _X25519) + _vector(os.urandom(32), 2)
+        # Every 32 octets are a public key on this curve (RFC 7748 5).
+        share = struct.pack(">H", _X25519) + _vector(key_share or os.urandom(32), 2)
         extensions += _extension(51, _vector(share, 2)) + _extension(45, b"\x01\x01")
+    if renegotiation is not None:
+        extensions += _extension(RENEGOTIATION_INFO, _vector(renegotiation, 1))
     if versions:
         extensions += _extension(_SUPPORTED_VERSIONS, _vector(_numbers(versions), 1))
     body = (

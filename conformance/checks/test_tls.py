@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 
 from conformance.check import NO_CHANNEL, TLS_CHANNELS, Channel, Inconclusive, Latitude, Mismatch, NotOffered, check
 from conformance.checks.test_ports import confirm_with_a_real_client
+from conformance.client_1_3 import Client13
 from conformance.handshake import (
+    at_the_hello,
     bits,
     client,
     configured_chain,
@@ -40,7 +42,9 @@ from conformance.hello import (
     client_hello,
     ssl2_hello,
 )
+from conformance.records import TurnedAway, Unreadable
 from conformance.visit import Door, Endpoint, Refusal, Visit
+from conformance.wire import Ended, Silent
 
 Elsewhere = Callable[[str], Endpoint]
 
@@ -136,6 +140,32 @@ def require_256(endpoint: Endpoint, door: Door) -> None:
         name, size = bits(visit)
         if size < LEAST_BITS:
             raise Mismatch(f"a suite of {LEAST_BITS} bits for a client that offers both sizes", f"{name}, {size} bits")
+
+
+@check("TLS-04", scenario="general", channels=TLS_CHANNELS)
+def test_whoever_offers_no_more_than_128_bits_is_turned_away(endpoint: Endpoint) -> None:
+    """Turned away in the handshake, or before the first octet inside TLS."""
+    served = []
+    if "1.2" in versions(endpoint):
+        outcome = client(endpoint, "1.2", ciphers=ONLY_128).attempt()
+        if isinstance(outcome, Visit):
+            outcome.goodbye()
+            served.append("1.2")
+    if "1.3" in versions(endpoint):
+        # No library lets one choose the suites of TLS 1.3.
+        with at_the_hello(endpoint) as wire:
+            session = Client13(wire, AES_128_OF_1_3)
+            try:
+                session.handshake()
+                session.send(endpoint.dialect.stray)
+                endpoint.transcript.note(wire.number, f"inside TLS: {session.receive()!r}")
+                served.append("1.3")
+            except (Ended, Silent, TurnedAway, Unreadable) as refusal:
+                endpoint.transcript.note(wire.number, f"turned away: {refusal}")
+    if served:
+        raise Latitude(f"a client with AES-128 alone is served under TLS {' and '.join(served)}")
+    if not still_serves(endpoint):
+        raise Inconclusive("nobody else is served either")
 
 
 @check("TLS-05", scenario="general", channels=TLS_CHANNELS, also=("own_certificate",))

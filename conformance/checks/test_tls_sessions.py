@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from conformance.check import NO_CHANNEL, TLS_CHANNELS, Channel, Inconclusive, Mismatch, NotOffered, check
+from conformance.check import NO_CHANNEL, TLS_CHANNELS, Channel, Inconclusive, Latitude, Mismatch, NotOffered, check
 from conformance.checks.test_limits import LIMITED, gives_way, require_exactly
 from conformance.checks.test_tls import require_certificate
+from conformance.client_1_2 import Client12
+from conformance.client_1_3 import Client13
 from conformance.dialects import NotServed
-from conformance.handshake import at_the_hello, client, presented, versions
+from conformance.handshake import HELLO_PATIENCE, at_the_hello, client, presented, versions
 from conformance.hello import in_clear
+from conformance.records import TurnedAway, Unreadable
 from conformance.visit import Endpoint, Refusal, Visit, expecting
 from conformance.watch import Seen
 from conformance.wire import PATIENCE, Ended, Ending, Silent, Wire
@@ -20,6 +23,8 @@ Observed = Callable[..., Seen]
 
 #: How often a race that the server must win is run.
 RACES = 5
+#: As many in a row are as good as any number.
+MOST_RENEGOTIATIONS = 5
 
 
 def require_notified(wire: Wire, when: str) -> None:
@@ -30,6 +35,49 @@ def require_notified(wire: Wire, when: str) -> None:
         raise Mismatch(f"close_notify {when}", str(silence)) from None
     if ending is not Ending.CLOSE_NOTIFY:
         raise Mismatch(f"close_notify {when}", str(ending))
+
+
+@check("TLS-09", scenario="general", channels=TLS_CHANNELS)
+def test_renegotiation_is_refused_or_bounded(endpoint: Endpoint) -> None:
+    """The kind that is tied to the session before (RFC 5746), and the legacy kind that is tied to nothing."""
+    if "1.2" not in versions(endpoint):
+        return  # RFC 8446 4.1.2: TLS 1.3 has none
+    for legacy in (False, True):
+        with at_the_hello(endpoint) as wire:
+            accepted = renegotiated(Client12(wire), legacy=legacy, stray=endpoint.dialect.stray)
+        kind = "legacy renegotiation" if legacy else "renegotiation"
+        endpoint.transcript.note(wire.number, f"{kind}: {accepted} times")
+        if legacy and accepted:
+            raise Mismatch("legacy renegotiation to be refused (CVE-2009-3555)", "it is done")
+        if accepted == MOST_RENEGOTIATIONS:
+            raise Mismatch("renegotiation to be refused or bounded", f"it was done {accepted} times in a row")
+
+
+def renegotiated(session: Client12, *, legacy: bool, stray: bytes) -> int:
+    """How often the server lets the client renegotiate."""
+    try:
+        session.handshake(signal=not legacy)
+    except (TurnedAway, Ended, Silent, Unreadable) as failure:
+        if legacy:
+            return 0  # whoever does not know of RFC 5746 is not let in at all
+        raise Inconclusive(f"no session of TLS 1.2 to renegotiate: {failure}") from None
+    accepted = 0
+    try:
+        while accepted < MOST_RENEGOTIATIONS:
+            session.renegotiate(legacy=legacy, patience=HELLO_PATIENCE)
+            accepted += 1
+    except (TurnedAway, Ended):
+        return accepted
+    except (Silent, Unreadable) as nothing:
+        # Disregarded, if the session goes on as if nothing had been asked.
+        try:
+            session.send(stray)
+            session.receive()
+        except (TurnedAway, Ended):
+            return accepted
+        except (Silent, Unreadable):
+            raise Inconclusive(f"no answer to a request to renegotiate: {nothing}") from None
+    return accepted
 
 
 @check("TLS-11", scenario="idle", channels=TLS_CHANNELS, watches=("after_command",), also=("limited",))
@@ -173,6 +221,24 @@ def require_presented(endpoint: Endpoint) -> None:
     for door in endpoint.doors:
         with endpoint.visit(door) as visit:
             require_certificate(endpoint, presented(visit.wire))
+
+
+@check("TLS-16", scenario="general", channels=TLS_CHANNELS)
+def test_early_data_is_off(endpoint: Endpoint) -> None:
+    """No ticket allows it."""
+    if "1.3" not in versions(endpoint):
+        return  # early data is of TLS 1.3
+    with at_the_hello(endpoint) as wire:
+        session = Client13(wire)
+        try:
+            session.handshake()
+            session.send(endpoint.dialect.stray)
+            session.receive()
+        except (Ended, Silent, TurnedAway, Unreadable) as failure:
+            raise Inconclusive(f"no session of TLS 1.3 to get a ticket in: {failure}") from None
+    endpoint.transcript.note(wire.number, f"tickets allow early data of {session.tickets} octets")
+    if allowed := max(session.tickets, default=0):
+        raise Latitude(f"tickets allow {allowed} octets of early data")
 
 
 @check("TLS-18", scenario="general", channels=TLS_CHANNELS)
