@@ -134,9 +134,15 @@ class Server:
         """
         if settings.data != self.settings.data:
             raise StartError(["data: cannot be changed while the server runs"])
-        self._apply(settings)
         assert self._store is not None
-        self._store.configure(settings.accounts)
+        try:
+            self._store.configure(settings.accounts)
+            self._apply(settings)
+        except (StartError, OSError) as error:
+            self._store.configure(self.settings.accounts)
+            if isinstance(error, OSError):
+                raise StartError([f"data: {error.filename or settings.data}: {error.strerror}"]) from None
+            raise
         self.settings = settings
 
     async def stop(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from socket import socket
 
 from reference_server.faults.ledger import changed, fault, hit
-from reference_server.listener import Door, Engine
+from reference_server.listener import Door, Engine, Listener
 from reference_server.server import Parts, doors_of
 from reference_server.session import Peer, Policy
 from reference_server.settings import ServerSettings, ServiceSettings
@@ -154,7 +154,7 @@ def first_address_of_a_name(parts: Parts) -> Parts:
 )
 def port_taken_silently(parts: Parts) -> Parts:
     class SilentEngine(Engine):
-        def open(self, door: Door):  # type: ignore[no-untyped-def]
+        def open(self, door: Door) -> Listener:
             from reference_server.listener import BindError
 
             if self.taken:
@@ -168,7 +168,7 @@ def port_taken_silently(parts: Parts) -> Parts:
 
         taken = False
 
-        def nobody(self):  # type: ignore[no-untyped-def]
+        def nobody(self) -> Listener:
             return super().open(Door("127.0.0.1", 0))
 
     return replace(parts, engine=SilentEngine)
@@ -184,7 +184,7 @@ def lets_others_share(parts: Parts) -> Parts:
     import socket as sockets
 
     class SharingEngine(Engine):
-        def open(self, door: Door):  # type: ignore[no-untyped-def]
+        def open(self, door: Door) -> Listener:
             usual = sockets.socket.bind
 
             def bind(sock: socket, address: object) -> None:
