@@ -43,8 +43,9 @@ def authority() -> Authority:
 
 
 def server(folder: Path, authority: Authority, *, key: KeyType = "ec", ciphers: str = "") -> ssl.SSLContext:
-    """A server that takes everything its library can do, however weak."""
+    """A server that takes everything its library can do since TLS 1.2, however weak."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # not every build of Python begins there
     context.load_cert_chain(*authority.issue(key=key).write(folder / key))
     if ciphers:
         context.set_ciphers(ciphers)

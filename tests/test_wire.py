@@ -70,6 +70,7 @@ def tls_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Pat
 @pytest.fixture
 def server_context(tls_files: tuple[Path, Path, Path]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # not every build of Python begins there
     context.load_cert_chain(tls_files[1], tls_files[2])
     return context
 
