@@ -138,10 +138,6 @@ def limit_per_port(parts: Parts) -> Parts:
 )
 def one_limit_for_all_services(parts: Parts) -> Parts:
     class SharedAdmission(Admission):
-        def __init__(self, limits: Limits) -> None:
-            self.recent: list[float] = []
-            super().__init__(limits)
-
         everybody: list[SharedAdmission] = []  # noqa: RUF012  that is the defect
 
         def __init__(self, limits: Limits) -> None:
@@ -213,6 +209,10 @@ def mapped_clients_are_one(parts: Parts) -> Parts:
 )
 def overshoots_in_a_burst(parts: Parts) -> Parts:
     class SlowAdmission(Admission):
+        def __init__(self, limits: Limits) -> None:
+            self.recent: list[float] = []
+            super().__init__(limits)
+
         def admit(self, address: IPAddress) -> Ticket | Refusal:
             now = time.monotonic()
             self.recent = [moment for moment in self.recent if now - moment < 0.05]

@@ -105,6 +105,10 @@ def counts_ipv6_by_prefix(parts: Parts) -> Parts:
 )
 def refuses_bursts(parts: Parts) -> Parts:
     class NervousAdmission(Admission):
+        def __init__(self, limits: Limits) -> None:
+            self.recent: list[float] = []
+            super().__init__(limits)
+
         def admit(self, address: IPAddress) -> Ticket | Refusal:
             now = time.monotonic()
             self.recent = [moment for moment in self.recent if now - moment < 0.05]
