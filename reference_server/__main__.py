@@ -120,6 +120,8 @@ async def _serve(
     await stopping.wait()
     reloader.cancel()
     await server.stop()
+    if server.bugs:
+        log.error("%d exceptions that should never have happened are logged above", server.bugs)
 
 
 async def _reload_when_asked(
@@ -137,6 +139,10 @@ async def _reload_when_asked(
         except (SettingsError, StartError) as error:
             problem = str(error)
             log.error("the new settings were refused, the old ones stay:\n%s", problem)
+        except Exception as error:
+            # A mistake of ours must not cost the server its ears for the next SIGHUP.
+            problem = f"{type(error).__name__}: {error}"
+            log.exception("the reload broke")
         else:
             log.info("the new settings are in force")
         if tell is not None:

@@ -17,17 +17,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from reference_server.session import (
-    Actions,
-    Close,
-    Peer,
-    Perform,
-    Send,
-    Session,
-    StartTls,
-    Unwatch,
-    Watch,
-)
+from reference_server.session import Actions, Close, Peer, Perform, Send, Session, StartTls, Unwatch, Watch
 from reference_server.tls import TlsFailure, TlsPipe
 
 if TYPE_CHECKING:
@@ -37,8 +27,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READ_AT_ONCE: Final = 1 << 16
-#: With more than this to be sent (octets), nothing more is read from a client, so that it cannot ask for ever more.
+#: With more than this to be sent (octets), nothing more is read from a client and no work is begun for it, so that it
+#: cannot ask for ever more.
 HIGH_WATER: Final = 1 << 18
+#: With no more than this to be sent (octets) both go on: the kernel should not run dry meanwhile.
+LOW_WATER: Final = 1 << 16
+
+#: So many connections are listened to at once after their end; beyond that they are closed without it.
+LINGERING_AT_ONCE: Final = 1024
 
 _RESET = struct.pack("ii", 1, 0)
 
@@ -59,28 +55,15 @@ class Connection:
     """An admitted client."""
 
     __slots__ = (
-        "_at_work",
-        "_backlog",
-        "_cancel_watch",
-        "_eof",
-        "_fd",
-        "_overdue",
-        "_reading",
-        "_sock",
-        "_tls",
-        "_unasked",
-        "_upgrading",
-        "_woken",
-        "engine",
-        "peer",
-        "phase",
-        "session",
+        "_at_work", "_backlog", "_cancel_watch", "_eof", "_fd", "_held", "_overdue", "_reading", "_sock",
+        "_tls", "_unasked", "_undecrypted", "_upgrading", "_woken", "engine", "peer", "phase", "session",
         "ticket",
     )
 
     def __init__(
         self, engine: Engine, sock: socket.socket, peer: Peer, ticket: Ticket, session: Session, *, implicit: bool
     ) -> None:
+        self.phase = Phase.HANDSHAKE if implicit else Phase.SESSION
         self.engine = engine
         self.peer = peer
         self.ticket: Ticket | None = ticket
@@ -91,21 +74,27 @@ class Connection:
         self._backlog: bytearray | None = None
         self._reading = False
         self._at_work = False
+        self._held: Perform | None = None
         self._eof = False
         self._overdue = False
         self._unasked = False
+        self._undecrypted = False
         self._upgrading = False
         self._woken = False
         self._cancel_watch: Callable[[], None] | None = None
-        engine.heard(self)
-        if implicit:
-            assert engine.tls_context is not None
-            self._tls = TlsPipe(engine.tls_context)
-            self.phase = Phase.HANDSHAKE
-        else:
-            self.phase = Phase.SESSION
-            self._tell(session.connected, peer, None)
-        self._read_on()
+
+    def begin(self) -> None:
+        """The client is in: its time begins, and the handshake or the session."""
+        self.engine.heard(self)
+        try:
+            if self.phase is Phase.HANDSHAKE:
+                assert self.engine.tls_context is not None
+                self._tls = TlsPipe(self.engine.tls_context)
+            else:
+                self._tell(self.session.connected, self.peer, None)
+            self._read_on()
+        except Exception:
+            self._broke("the beginning of a connection")
 
     # -- what the client does ------------------------------------------------------------------------------------
 
@@ -117,25 +106,28 @@ class Connection:
         except OSError:
             self.abort()
             return
-        if self.phase is Phase.LINGERING:
-            if not data:
-                self._end()
-        elif not data:
-            self._client_finished()
-        elif self._tls is None:
-            self._unasked = False
-            self.engine.heard(self)
-            self._tell(self.session.received, data)
-            self._note_unfinished()
-        else:
-            self._decrypt(data)
+        try:
+            if self.phase is Phase.LEAVING or self.phase is Phase.LINGERING:
+                # Said behind the end: it is thrown away, and no sign of life.
+                if not data:
+                    self._client_finished()
+            elif not data:
+                self._client_finished()
+            elif self._tls is None:
+                self._hear(data)
+            else:
+                self._tls.feed(data)
+                self._decrypt(self._tls)
+        except Exception:
+            self._broke("the connection")
 
-    def _decrypt(self, records: bytes) -> None:
-        tls = self._tls
-        assert tls is not None
-        tls.feed(records)
+    def _decrypt(self, tls: TlsPipe) -> None:
         try:
             if self.phase is Phase.HANDSHAKE and not self._handshake(tls):
+                return
+            if self._at_work:
+                # Work that the end of the handshake has brought: what came behind it waits.
+                self._undecrypted = True
                 return
             data = tls.read()
         except TlsFailure as failure:
@@ -147,12 +139,18 @@ class Connection:
         # Key updates and the like are answered here; they are no sign of life (RFC 8446 4.6.3).
         self._put(tls.outgoing())
         if data and self.phase is Phase.SESSION:
-            self._unasked = False
-            self.engine.heard(self)
-            self._tell(self.session.received, data)
-            self._note_unfinished()
+            self._hear(data)
         if tls.closed:
             self._client_finished()
+
+    def _hear(self, data: bytes) -> None:
+        """The client has said something, in clear or under TLS."""
+        self._unasked = False
+        self.engine.heard(self)
+        if self._tell(self.session.received, data):
+            # An answer: some request was complete, so whatever is unfinished now has begun just now.
+            self.engine.clock.owes_nothing(self)
+        self._note_unfinished()
 
     def _handshake(self, tls: TlsPipe) -> bool:
         """Go on with it: whether the session has begun.  Its time is counted as a whole, from its start."""
@@ -177,7 +175,9 @@ class Connection:
         """FIN, or close_notify: what was asked before is still answered (RFC 1122 4.2.2.13)."""
         self._eof = True
         self._read_no_more()
-        if not self._at_work:
+        if self.phase is Phase.LINGERING:
+            self._end()
+        elif not self._at_work:
             self._leave()
 
     def _note_unfinished(self) -> None:
@@ -189,14 +189,27 @@ class Connection:
 
     # -- what the session wants ------------------------------------------------------------------------------------
 
-    def _tell(self, event: Callable[..., Actions], *details: Any) -> None:
-        """Tell the session something and do what it answers.  A bug of ours ends this connection and no other."""
+    def _tell(self, event: Callable[..., Actions], *details: Any) -> bool:
+        """Tell the session something and do what it answers; whether it answered anything.
+
+        A bug of ours ends this connection and no other.
+        """
         try:
-            self._carry_out(event(*details))
-        except Exception:
-            self.engine.found_bug()
-            log.exception("%s: a session with %s broke", self.engine.name, self.peer.address)
+            actions = event(*details)
+            self._carry_out(actions)
+            return len(actions) > 0
+        except TlsFailure as failure:
+            log.debug("%s: TLS with %s failed: %s", self.engine.name, self.peer.address, failure)
             self.abort()
+        except Exception:
+            self._broke("a session")
+        return False
+
+    def _broke(self, what: str) -> None:
+        """Something happened that should never happen: it is said and counted, and ends this connection only."""
+        self.engine.found_bug()
+        log.exception("%s: %s with %s broke", self.engine.name, what, self.peer.address)
+        self.abort()
 
     def _carry_out(self, actions: Actions) -> None:
         for action in actions:
@@ -235,6 +248,12 @@ class Connection:
     def _begin_work(self, work: Perform) -> None:
         self._at_work = True
         self._read_no_more()
+        if self._backlog is not None and len(self._backlog) > HIGH_WATER:
+            # Begun when the client has taken what there is.  Until then its time goes on: it is its turn.
+            self._held = work
+            if self._overdue:
+                self.abort()
+            return
         if not self._unasked:
             self.engine.clock.rest(self)
         self.engine.perform(work.job, lambda result, error: self._work_done(work, result, error))
@@ -242,8 +261,9 @@ class Connection:
     def _work_done(self, work: Perform, result: Any, error: Exception | None) -> None:
         self._at_work = False
         if self.phase is not Phase.SESSION:
-            # The client has gone meanwhile; only now may the session let go of what the job was using.
-            self._tell_ended()
+            if self.ticket is None:
+                # The client has gone meanwhile; only now may the session let go of what the job was using.
+                self._tell_ended()
             return
         if not self._unasked:
             self.engine.heard(self)
@@ -254,11 +274,22 @@ class Connection:
                 self.engine.found_bug()
                 log.error("%s: a job broke", self.engine.name, exc_info=error)
             self._tell(self.session.failed, error)
-        if self._at_work or self.phase is not Phase.SESSION:
-            return
+        try:
+            self._go_on()
+        except Exception:
+            self._broke("the connection")
+
+    def _go_on(self) -> None:
+        """Take up what had to wait while the server was at work."""
         self._note_unfinished()
+        if self._undecrypted and not self._at_work and self.phase is Phase.SESSION and self._tls is not None:
+            self._undecrypted = False
+            self._decrypt(self._tls)
+        self._tell_woken()
+        if self._at_work:
+            return
         if self._overdue:
-            self._farewell(self.session.idled)
+            self.idled()
         elif self._eof:
             self._leave()
         else:
@@ -271,8 +302,10 @@ class Connection:
             self.engine.soon(self._tell_woken)
 
     def _tell_woken(self) -> None:
+        if self._at_work or not self._woken:
+            return  # told when the work is done
         self._woken = False
-        if self.phase is Phase.SESSION and not self._at_work and self._cancel_watch is not None:
+        if self._cancel_watch is not None and self.phase is Phase.SESSION and not self._overdue:
             # What is done for this is not work that the client asked for: its time goes on meanwhile.
             self._unasked = True
             self._tell(self.session.woken)
@@ -315,23 +348,40 @@ class Connection:
         except OSError:
             self.abort()
             return
-        del self._backlog[:sent]
+        try:
+            self._has_sent(sent)
+        except Exception:
+            self._broke("the connection")
+
+    def _has_sent(self, count: int) -> None:
+        """So many octets of what was waiting are on their way."""
+        assert self._backlog is not None
+        del self._backlog[:count]
         if self._backlog:
-            if self.phase in (Phase.SESSION, Phase.LEAVING) and not self._at_work:
+            if not self.at_work and self.phase in (Phase.SESSION, Phase.LEAVING):
                 # A client that takes what it asked for is being served; one that reads nothing makes no progress.
                 self.engine.heard(self)
-            return
-        self._backlog = None
-        self.engine.ready.remove_writer(self._fd)
-        if self.phase is Phase.LEAVING:
-            self._close_our_side()
-        elif not self._at_work and not self._eof:
+            if len(self._backlog) > LOW_WATER:
+                return
+        else:
+            self._backlog = None
+            self.engine.ready.remove_writer(self._fd)
+            if self.phase is Phase.LEAVING:
+                self._close_our_side()
+                return
+        held, self._held = self._held, None
+        if held is not None:
+            self._begin_work(held)
+        else:
             self._read_on()
 
     def _read_on(self) -> None:
-        if not self._reading and self.phase is not Phase.ENDED and not self._at_work:
-            self._reading = True
-            self.engine.ready.add_reader(self._fd, self._readable)
+        if self._reading or self._at_work or self._eof or self.phase is Phase.ENDED:
+            return
+        if self._backlog is not None and len(self._backlog) > HIGH_WATER:
+            return
+        self._reading = True
+        self.engine.ready.add_reader(self._fd, self._readable)
 
     def _read_no_more(self) -> None:
         if self._reading:
@@ -340,13 +390,22 @@ class Connection:
 
     # -- how it ends -----------------------------------------------------------------------------------------------
 
+    @property
+    def at_work(self) -> bool:
+        """Whether the server is doing something for the client; not when it is the client's turn to read."""
+        return self._at_work and self._held is None
+
     def idled(self) -> None:
         """The client's time is up.  Nothing here waits for its help."""
-        if self._at_work:
+        if self.at_work:
             self._overdue = True
             self.engine.clock.rest(self)
-        else:
+            return
+        if self._held is None:
             self._farewell(self.session.idled)
+        if self.phase is Phase.LEAVING or self._held is not None:
+            # It does not read: what could be sent was sent.
+            self.abort()
 
     def stop(self) -> None:
         """The server stops: farewell.  Work under way is finished first, and then the session takes leave itself."""
@@ -360,9 +419,6 @@ class Connection:
             self._tell(event)
         if self.phase in (Phase.SESSION, Phase.HANDSHAKE):
             self._leave()
-        if self.phase is Phase.LEAVING:
-            # It does not read: what could be sent was sent.
-            self.abort()
 
     def _leave(self) -> None:
         """End in good order: what is waiting goes out, then close_notify, then FIN.  The place is free at once."""
@@ -376,7 +432,7 @@ class Connection:
             self._close_our_side()
 
     def _close_our_side(self) -> None:
-        if self._eof:
+        if self._eof or len(self.engine.lingering) >= LINGERING_AT_ONCE:
             self._end()
             return
         self.phase = Phase.LINGERING
@@ -386,6 +442,8 @@ class Connection:
             self._end()
             return
         self._let_go()
+        if self.phase is not Phase.LINGERING:
+            return
         self.engine.lingering.heard(self, self.engine.now())
         self.engine.watch_lingering()
         self._read_on()
@@ -408,7 +466,13 @@ class Connection:
             return
         ticket.give_back()
         self.engine.left(self)
-        self._unwatch()
+        if self._held is not None:
+            self._held = None
+            self._at_work = False
+        try:
+            self._unwatch()
+        except Exception:
+            self._broke("the watch of a session")
         if not self._at_work:
             self._tell_ended()
 
@@ -416,8 +480,7 @@ class Connection:
         try:
             self.session.ended()
         except Exception:
-            self.engine.found_bug()
-            log.exception("%s: a session with %s broke at its end", self.engine.name, self.peer.address)
+            self._broke("the end of a session")
 
     def _end(self) -> None:
         if self.phase is Phase.ENDED:

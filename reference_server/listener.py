@@ -11,6 +11,7 @@ import asyncio
 import errno
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKLOG: Final = 1024
+#: What the kernel may keep of a client's output without sending it (octets).
+NOT_SENT: Final = 1 << 17
 #: So many clients are let in at most before others get their turn.
 ACCEPT_AT_ONCE: Final = 64
 #: Seconds to rest when descriptors have run out: accepting again at once would only fail again.
@@ -40,6 +43,8 @@ REST: Final = 0.1
 LINGER: Final = 2.0
 #: How long a server that stops waits for clients to take its farewell (seconds).
 FAREWELL: Final = 0.3
+#: How long a server that stops waits for clients to read what was sent to them before (seconds).
+DRAIN: Final = 2.0
 #: Refused clients to whom the reason is told at a time; the rest of a flood is closed without a word.
 TOLD_AT_ONCE: Final = 256
 
@@ -98,7 +103,8 @@ class Engine:
         self.name = name
         self.loop = loop
         self.ready = ready
-        self.now = loop.time
+        # Not the loop's own time: uvloop's is that of the beginning of its turn.
+        self.now = time.monotonic
         self.admission = self.admission_type(limits)
         self.clock = self.clock_type(idle_timeout)
         self.lingering: IdleClock[Connection | _Told] = IdleClock(LINGER)
@@ -145,17 +151,16 @@ class Engine:
             self._turn_away(sock, ticket, implicit=implicit)
             return
         try:
-            connection = self.connection_type(
-                self, sock, peer, ticket, self.behaviour.new_session(), implicit=implicit
-            )
+            session = self.behaviour.new_session()
+            connection = self.connection_type(self, sock, peer, ticket, session, implicit=implicit)
         except Exception:
             self.found_bug()
-            log.exception("%s: a connection from %s could not be begun", self.name, peer.address)
+            log.exception("%s: there is no session for a client from %s", self.name, peer.address)
             ticket.give_back()
             sock.close()
             return
-        if connection.ticket is not None:
-            self.connections.add(connection)
+        self.connections.add(connection)
+        connection.begin()
 
     def _turn_away(self, sock: socket.socket, why: Refusal, *, implicit: bool) -> None:
         """One line in clear, where that is what the port speaks; the client takes no place."""
@@ -202,19 +207,28 @@ class Engine:
             self._idle_timer = None
         due = self.clock.due()
         if due is not None:
-            self._idle_timer = self.loop.call_at(due, self._end_idle)
+            self._idle_timer = self.loop.call_later(self._until(due), self._end_idle)
+
+    def _until(self, moment: float) -> float:
+        """Seconds for a timer; a loop that rounds them down must not come back too early again and again."""
+        return max(0.0, moment - self.now()) + 0.001
 
     def _end_idle(self) -> None:
         self._idle_timer = None
         for connection in self.clock.overdue(self.now()):
             log.debug("%s: %s was idle for too long", self.name, connection.peer.address)
-            connection.idled()
+            try:
+                connection.idled()
+            except Exception:
+                self.found_bug()
+                log.exception("%s: the end of an idle connection broke", self.name)
+                connection.abort()
         self._watch_idle()
 
     def watch_lingering(self) -> None:
         """Somebody lingers: see to it that it comes to an end."""
         if self._linger_timer is None and (due := self.lingering.due()) is not None:
-            self._linger_timer = self.loop.call_at(due, self._end_lingering)
+            self._linger_timer = self.loop.call_later(self._until(due), self._end_lingering)
 
     def _end_lingering(self) -> None:
         self._linger_timer = None
@@ -239,7 +253,8 @@ class Engine:
 
     def soon(self, callback: Callable[..., None], *details: Any) -> None:
         """Call back on the loop; may be called from any thread, even when the loop has ended."""
-        if not self.loop.is_closed():
+        # A loop that is closed has nobody left to tell.
+        with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(callback, *details)
 
     def found_bug(self) -> None:
@@ -255,14 +270,24 @@ class Engine:
             connection.stop()
 
     async def emptied(self, within: float) -> None:
-        """Wait until everybody has left, ``within`` seconds at most; then a moment for their last words."""
-        if self.connections:
-            self._emptied = asyncio.Event()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._emptied.wait(), within)
+        """Wait until everybody has left, ``within`` seconds at most; then a moment for their last words.
+
+        Who must still read what was sent has ``DRAIN`` seconds of it; the rest is for work under way.
+        """
+        await self._empty_for(min(DRAIN, within))
+        for connection in list(self.connections):
+            if not connection.at_work:
+                connection.abort()
+        await self._empty_for(within - DRAIN)
         until = self.now() + FAREWELL
         while len(self.lingering) and self.now() < until:
             await asyncio.sleep(0.01)
+
+    async def _empty_for(self, seconds: float) -> None:
+        if self.connections and seconds > 0:
+            self._emptied = asyncio.Event()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), seconds)
 
     def abort(self) -> None:
         """End whoever is still there."""
@@ -271,6 +296,7 @@ class Engine:
         for timer in (self._idle_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
+        self._idle_timer = self._linger_timer = None
 
 
 class Listener:
@@ -280,6 +306,7 @@ class Listener:
         self.engine = engine
         self.door = door
         self._resting: asyncio.TimerHandle | None = None
+        self._complained = False
         self._sock = _listen(door)
         local = self._sock.getsockname()[0]
         address = ip_address(local.partition("%")[0])
@@ -309,6 +336,7 @@ class Listener:
                     return
                 # The client is gone again (ECONNABORTED), or its network is: the next one is not.
                 continue
+            self._complained = False
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -320,7 +348,9 @@ class Listener:
             self.engine.let_in(sock, peer, implicit=self.door.implicit)
 
     def _rest(self, error: OSError) -> None:
-        log.warning("%s at %s: cannot accept for a moment: %s", self.engine.name, self.door, error.strerror)
+        if not self._complained:
+            self._complained = True
+            log.warning("%s at %s: cannot accept for a moment: %s", self.engine.name, self.door, error.strerror)
         self.engine.ready.remove_reader(self._sock.fileno())
         self._resting = self.engine.loop.call_later(REST, self._resume)
 
@@ -372,6 +402,10 @@ def _listen(door: Door) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not door.any_version)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            # Inherited by every connection: what a client has not asked for yet stays with us, where it is seen whether
+            # the client reads.  In the kernel's buffer, megabytes long, it would not be.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT)
         sock.setblocking(False)
         sock.bind((door.address, door.port))
         sock.listen(BACKLOG)

@@ -39,10 +39,26 @@ class Readiness(Protocol):
     def remove_writer(self, fd: int, /) -> object:
         """Of no effect when there is no writer."""
 
+    def close(self) -> None:
+        """Hear of nothing any more."""
+
 
 def readiness(loop: asyncio.AbstractEventLoop) -> Readiness:
     """The best there is on this machine, working on ``loop``."""
-    return Epoll(loop) if hasattr(select, "epoll") else loop
+    return Epoll(loop) if hasattr(select, "epoll") else OfLoop(loop)
+
+
+class OfLoop:
+    """Readiness as the event loop itself knows it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.add_reader = loop.add_reader
+        self.remove_reader = loop.remove_reader
+        self.add_writer = loop.add_writer
+        self.remove_writer = loop.remove_writer
+
+    def close(self) -> None:
+        """There is nothing of its own to be closed."""
 
 
 class Epoll:
@@ -56,7 +72,6 @@ class Epoll:
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def close(self) -> None:
-        """Hear of nothing any more."""
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 

@@ -107,6 +107,9 @@ class Server:
         self.settings = settings
         self._parts = parts or Parts()
         self.engines: dict[Service, Engine] = {}
+        #: Services that were switched off, until the last of their clients has left.
+        self._retired: list[Engine] = []
+        self._retired_bugs = 0
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="work")
         self._store: MailStore | None = None
         self._ready: Readiness | None = None
@@ -114,7 +117,7 @@ class Server:
     @property
     def bugs(self) -> int:
         """Exceptions that should never have happened, in all services."""
-        return sum(engine.bugs for engine in self.engines.values())
+        return self._retired_bugs + sum(engine.bugs for engine in (*self.engines.values(), *self._retired))
 
     async def start(self) -> None:
         """Listen.  Raises :class:`StartError` with nothing left open."""
@@ -123,7 +126,11 @@ class Server:
         except OSError as error:
             raise StartError([f"data: {error.filename or self.settings.data}: {error.strerror}"]) from None
         self._ready = readiness(asyncio.get_running_loop())
-        self._apply(self.settings)
+        try:
+            self._apply(self._plans(self.settings))
+        except StartError:
+            self._ready.close()
+            raise
         for warning in self.settings.warnings:
             log.warning("%s", warning)
 
@@ -134,45 +141,63 @@ class Server:
         """
         if settings.data != self.settings.data:
             raise StartError(["data: cannot be changed while the server runs"])
-        assert self._store is not None
+        # Names are looked up, files read and passwords hashed where nobody has to wait for it.
+        plans = await asyncio.to_thread(self._plans, settings)
+        await self._take_on_accounts(settings)
         try:
-            self._store.configure(settings.accounts)
-            self._apply(settings)
-        except (StartError, OSError) as error:
-            self._store.configure(self.settings.accounts)
-            if isinstance(error, OSError):
-                raise StartError([f"data: {error.filename or settings.data}: {error.strerror}"]) from None
+            self._apply(plans)
+        except StartError:
+            await self._take_on_accounts(self.settings)
             raise
         self.settings = settings
+        for warning in settings.warnings:
+            log.warning("%s", warning)
+
+    async def _take_on_accounts(self, settings: ServerSettings) -> None:
+        assert self._store is not None
+        try:
+            await asyncio.to_thread(self._store.configure, settings.accounts)
+        except OSError as error:
+            raise StartError([f"data: {error.filename or settings.data}: {error.strerror}"]) from None
 
     async def stop(self) -> None:
         """Listen no more, let everybody take leave, finish what is under way."""
-        engines = list(self.engines.values())
-        for engine in engines:
+        for engine in self.engines.values():
             engine.stop()
+        engines = [*self.engines.values(), *self._retired]
         await asyncio.gather(*(engine.emptied(STOP_WITHIN) for engine in engines))
         for engine in engines:
             engine.abort()
         await asyncio.get_running_loop().run_in_executor(None, self._workers.shutdown)
+        if self._ready is not None:
+            self._ready.close()
 
     # -- from settings to engines ------------------------------------------------------------------------------------
 
-    def _apply(self, settings: ServerSettings) -> None:
-        """All or nothing: whatever can fail is done first."""
-        plans = self._plans(settings)
+    def _apply(self, plans: Mapping[Service, _Plan]) -> None:
+        """All or nothing: whatever can fail is done first.  Raises :class:`StartError`."""
         with self._out_of_the_way(plans):
             opened = self._open(plans)
         for service in [service for service in self.engines if service not in plans]:
-            engine = self.engines.pop(service)
-            engine.stop()
+            self._retire(self.engines.pop(service))
         for service, plan in plans.items():
             engine = self.engines[service]
             engine.admission.change(plan.limits)
+            if plan.behaviour.tls_context is None:
+                # Whoever is in was told that there is TLS, and may still ask for it.
+                plan.behaviour.tls_context = engine.behaviour.tls_context
             engine.behaviour = plan.behaviour
             engine.set_idle_timeout(plan.idle_timeout)
             engine.close([door for door in engine.listeners if door not in plan.doors])
         for listener in opened:
             listener.engine.adopt(listener)
+
+    def _retire(self, engine: Engine) -> None:
+        engine.stop()
+        for former in [former for former in self._retired if not (former.connections or len(former.lingering))]:
+            self._retired.remove(former)
+            self._retired_bugs += former.bugs
+        self._retired.append(engine)
 
     def _plans(self, settings: ServerSettings) -> dict[Service, _Plan]:
         plans: dict[Service, _Plan] = {}
@@ -226,10 +251,14 @@ class Server:
             engine.close([door])
         try:
             yield
-        except StartError:
+        except StartError as error:
+            lost = []
             for engine, door in in_the_way:
-                engine.adopt(engine.open(door))
-            raise
+                try:
+                    engine.adopt(engine.open(door))
+                except BindError as taken:
+                    lost.append(f"{engine.name}: can no longer listen on {taken}")
+            raise StartError([*error.problems, *lost]) from None
 
     def _open(self, plans: Mapping[Service, _Plan]) -> list[Listener]:
         """Open what is not open yet.  Raises :class:`StartError`, with everything closed again."""

@@ -8,10 +8,13 @@ The rules of the conversation:
 
 * The engine calls one event at a time, never two at once, and carries out the returned actions in order.
 * ``connected`` is the first event (on an implicit-TLS port: after the handshake), ``ended`` the last; each
-  comes exactly once.  ``ended`` comes only after a job under way has finished.
+  comes exactly once, but for a client whose handshake never succeeded: of it only ``ended`` is told.  ``ended``
+  comes only after a job under way has finished.
 * While a ``Perform`` is under way the session hears nothing but ``stopping``, ``idled`` never included: the
   clock rests while the server itself is working.  A session that has unprocessed input in its own buffer
-  goes on with it in the actions that its continuation returns.
+  goes on with it in the actions that its continuation returns.  What happens meanwhile is told afterwards.
+* A ``Perform`` is begun only when the client has taken most of what was sent before, so a session may answer
+  piece by piece, however much it is; when the client never does, the job is never begun.
 * ``StartTls``: whatever was sent before goes out in clear; whatever the client sent in clear behind the
   command never reaches the session.  ``secured`` follows, or the connection ends.
 * Actions behind ``Close`` are not carried out.

@@ -110,8 +110,11 @@ class TlsPipe:
         return b"".join(pieces)
 
     def write(self, data: bytes) -> None:
-        """Application bytes for the peer."""
-        self._tls.write(data)
+        """Application bytes for the peer.  Raises :class:`TlsFailure`."""
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as error:
+            raise TlsFailure(error.reason or str(error)) from None
 
     def notify_close(self) -> None:
         """Say that nothing more will be sent (RFC 8446 6.1); of no effect before the handshake is done."""

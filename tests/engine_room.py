@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from reference_server.admission import Limits
 from reference_server.listener import Behaviour, Door, Engine
-from reference_server.readiness import Epoll
+from reference_server.readiness import Epoll, Readiness
 from reference_server.session import (
     Actions,
     Close,
@@ -34,6 +34,7 @@ from reference_server.session import (
 
 T = TypeVar("T")
 SOON = 5.0
+PIECE = 100_000
 
 
 @dataclass
@@ -45,18 +46,38 @@ class Diary:
     release: threading.Event = field(default_factory=threading.Event)
     wakes: list[Callable[[], None]] = field(default_factory=list)
     cancelled: int = 0
+    #: Every line that was heard.
+    heard: list[bytes] = field(default_factory=list)
+    #: Jobs of ``pieces`` that were begun.
+    begun: int = 0
+    #: The greeting is a job, done when ``release`` is set.
+    greets_by_work: bool = False
+    #: What is answered to ``stopping``.
+    farewell: list[Any] = field(default_factory=lambda: [Send(b"stopping\n")])
 
 
 class Parrot:
-    """Says every line again; ``tls``, ``work``, ``fail``, ``bug``, ``watch``, ``much N``, ``bye`` do what they say."""
+    """Says every line again.
+
+    ``tls``, ``work``, ``fail``, ``bug``, ``watch``, ``unwatch``, ``much N``, ``bye`` do what they say; ``pieces N``
+    are N jobs one after the other with ``PIECE`` octets to send from each; after ``confuse`` its state cannot be read.
+    """
 
     def __init__(self, diary: Diary) -> None:
         self._diary = diary
         self._buffer = b""
-        self.unfinished = False
+        self._confused = False
+
+    @property
+    def unfinished(self) -> bool:
+        if self._confused:
+            raise RuntimeError("a session that has lost its thread")
+        return bool(self._buffer)
 
     def connected(self, peer: Peer, security: Security | None) -> Actions:
         self._diary.events.append(f"connected {peer.address} {security.bits if security else 'clear'}")
+        if self._diary.greets_by_work:
+            return [Perform(lambda: self._diary.release.wait(SOON), self._worked)]
         return [Send(b"hello\n")]
 
     def received(self, data: bytes) -> Actions:
@@ -67,6 +88,7 @@ class Parrot:
         actions: list[Any] = []
         while b"\n" in self._buffer:
             line, _, self._buffer = self._buffer.partition(b"\n")
+            self._diary.heard.append(line)
             match line.split():
                 case [b"tls"]:
                     self._buffer = b""
@@ -77,6 +99,10 @@ class Parrot:
                     return [*actions, Perform(self._break_disk, self._worked)]
                 case [b"bug"]:
                     raise RuntimeError("a session's own mistake")
+                case [b"confuse"]:
+                    self._confused = True
+                case [b"pieces", count]:
+                    return [*actions, Perform(self._piece, lambda _: self._next_piece(int(count) - 1))]
                 case [b"watch"]:
                     actions.append(Watch(self._subscribe))
                 case [b"unwatch"]:
@@ -87,8 +113,15 @@ class Parrot:
                     return [*actions, Send(b"bye\n"), Close()]
                 case _:
                     actions.append(Send(line + b"\n"))
-        self.unfinished = bool(self._buffer)
         return actions
+
+    def _piece(self) -> None:
+        self._diary.begun += 1
+
+    def _next_piece(self, left: int) -> Actions:
+        if not left:
+            return [Send(b"x" * (PIECE - 1) + b"\n"), *self._go_on()]
+        return [Send(b"x" * PIECE), Perform(self._piece, lambda _: self._next_piece(left - 1))]
 
     def _break_disk(self) -> None:
         raise OSError("the disk is full")
@@ -118,7 +151,7 @@ class Parrot:
         return [Send(b"too slow\n")]
 
     def stopping(self) -> Actions:
-        return [Send(b"stopping\n")]
+        return self._diary.farewell
 
     def ended(self) -> None:
         self._diary.ended.append("ended")
@@ -127,7 +160,14 @@ class Parrot:
 class EngineRoom:
     """One engine, its loop, and clients for it."""
 
-    def __init__(self, limits: Limits, timeout: float, context: ssl.SSLContext | None, bits: int) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        timeout: float,
+        context: ssl.SSLContext | None,
+        bits: int,
+        readiness: Callable[[asyncio.AbstractEventLoop], Readiness],
+    ) -> None:
         self.diary = Diary()
         self.loop = asyncio.new_event_loop()
         self.workers = ThreadPoolExecutor(4)
@@ -138,7 +178,7 @@ class EngineRoom:
             lambda: Engine(
                 "parrot",
                 self.loop,
-                Epoll(self.loop),
+                readiness(self.loop),
                 self.workers,
                 limits=limits,
                 idle_timeout=timeout,
@@ -193,9 +233,7 @@ class EngineRoom:
         self.on_loop(self.engine.stop)
         self.on_loop(self.engine.abort)
         self.workers.shutdown()
-        ready = self.engine.ready
-        assert isinstance(ready, Epoll)
-        self.on_loop(ready.close)
+        self.on_loop(self.engine.ready.close)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(SOON)
         self.loop.close()
@@ -203,10 +241,14 @@ class EngineRoom:
 
 @contextmanager
 def engine_room(
-    limits: Limits | None = None, timeout: float = 60.0, context: ssl.SSLContext | None = None, bits: int = 256
+    limits: Limits | None = None,
+    timeout: float = 60.0,
+    context: ssl.SSLContext | None = None,
+    bits: int = 256,
+    readiness: Callable[[asyncio.AbstractEventLoop], Readiness] = Epoll,
 ) -> Iterator[EngineRoom]:
     """An engine that is gone when the block ends, and that must not have found a bug unless the block forgave it."""
-    room = EngineRoom(limits or Limits(), timeout, context, bits)
+    room = EngineRoom(limits or Limits(), timeout, context, bits, readiness)
     try:
         yield room
         assert room.engine.bugs == 0

@@ -80,9 +80,11 @@ class MailServer:
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
         try:
-            self.process.communicate(timeout=SOON)
+            said = self.process.communicate(timeout=SOON)[1]
         finally:
             self.process.kill()
+        if details[0] is None:
+            assert "Traceback" not in said, said
 
 
 def settings(folder: Path, **common: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import signal
 import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import pytest
 
 from certs import Authority
 from conformance.procfs import free_ports
-from tests.mail_server import SOON, MailServer, settings
+from tests.mail_server import PASSWORD, SOON, MailServer, settings
 
 
 @pytest.fixture
@@ -130,6 +131,48 @@ def test_bad_settings_leave_the_old_ones_in_force_and_say_why(server: MailServer
         assert first_line(taken).startswith(b"250")
     with connect(server.port("smtp")) as client:
         assert first_line(client).startswith(b"220")
+
+
+def test_who_was_told_that_there_is_tls_gets_it_although_it_was_switched_off(
+    server: MailServer, tmp_path: Path
+) -> None:
+    with connect(server.port("pop3")) as client:
+        assert first_line(client).startswith(b"+OK")
+        pop3 = server.document["services"]["pop3"]
+        assert server.reload(pop3={**pop3, "explicit_tls": False, "implicit_tls_ports": []}) == {"event": "reloaded"}
+        client.sendall(b"STLS\r\n")
+        assert first_line(client).startswith(b"+OK")
+        trusting = ssl.create_default_context(cafile=str(tmp_path / "root.pem"))
+        with trusting.wrap_socket(client, server_hostname="localhost") as inside:
+            inside.sendall(b"CAPA\r\n")
+            assert first_line(inside).startswith(b"+OK")
+    with connect(server.port("pop3")) as client:
+        client.sendall(b"STLS\r\n")
+        reader = client.makefile("rb")
+        assert [reader.readline()[:1] for _ in range(2)] == [b"+", b"-"]
+
+
+def test_accounts_that_cannot_be_furnished_leave_everything_as_it_was(server: MailServer, tmp_path: Path) -> None:
+    (tmp_path / "data" / "bob").write_text("a file where a folder should be")
+    old = server.port("smtp")
+    server.document["accounts"].append({"name": "bob", "password": PASSWORD, "address": "bob@example.test"})
+    smtp = server.document["services"]["smtp"]
+    answer = server.reload(smtp={**smtp, "ports": free_ports(1)})
+    assert answer["error"].startswith("data: ")
+    with connect(old) as client:
+        reader = client.makefile("rb")
+        client.sendall(b"HELO here\r\nMAIL FROM:<>\r\nRCPT TO:<bob@example.test>\r\n")
+        assert [reader.readline()[:1] for _ in range(4)] == [b"2", b"2", b"2", b"5"]
+
+
+def test_settings_that_broke_the_reload_are_not_its_last(server: MailServer) -> None:
+    good = server.file.read_text("utf-8")
+    server.file.write_text("{ this is no JSON", "utf-8")
+    server.process.send_signal(signal.SIGHUP)
+    assert server.event()["error"]
+    server.file.write_text(good, "utf-8")
+    server.process.send_signal(signal.SIGHUP)
+    assert server.event() == {"event": "reloaded"}
 
 
 def start(tmp_path: Path, document: dict[str, Any]) -> subprocess.CompletedProcess[str]:
