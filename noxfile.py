@@ -55,6 +55,13 @@ def certify(session: nox.Session) -> None:
 
 
 @nox.session
+def prove(session: nox.Session) -> None:
+    """Prove that every check can fail, against servers that are wrong on purpose."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "tests.prove", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure transactions a second and memory an idle connection, beside aiosmtpd."""
     session.install("-e", ".[dev]")

@@ -97,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--offset", type=int, default=1000, metavar="N", help="what the demo adds to the usual ports (default: 1000)"
     )
+    serve.add_argument("--fault", metavar="NAME", help="one thing that the server is to do wrong")
+    _command(commands, "faults", _faults, "list what a server may be told to do wrong")
 
     listing = _command(commands, "requirements", _requirements, "list what is required, or all about one requirement")
     listing.add_argument("name", nargs="?", type=_requirement_or_family, metavar="ID|FAMILY", help="LIM-11, or LIM")
@@ -224,7 +226,14 @@ def _certify(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     from conformance.serve import serve
 
-    return serve(options.config, offset=options.offset)
+    return serve(options.config, offset=options.offset, fault=options.fault)
+
+
+def _faults(_: argparse.Namespace) -> int:
+    from conformance.serve import list_faults
+
+    list_faults()
+    return 0
 
 
 def _requirements(options: argparse.Namespace) -> int:

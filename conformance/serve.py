@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, localtime
@@ -32,33 +33,66 @@ _NAMES: Mapping[Service, str] = {Service.SMTP: "SMTP", Service.POP3: "POP3", Ser
 _USER, _ADDRESS = "alice", "alice@example.test"
 
 
-def serve(config: Path | None = None, *, offset: int = OFFSET) -> int:
+def serve(config: Path | None = None, *, offset: int = OFFSET, fault: str | None = None) -> int:
     """Run ``config``, or without one the demonstration, until SIGINT or SIGTERM.
 
-    Exit status 0, or 2 with the reason on stderr when it cannot run.
+    ``fault`` is the name of one thing that the server is to do wrong.  Exit status 0, or 2 with the reason on stderr
+    when it cannot run.
     """
-    if config is not None:
-        from reference_server.__main__ import main
+    if fault is not None:
+        from reference_server.faults import FAULTS
 
-        return main([str(config)])
+        if fault not in FAULTS:
+            near = get_close_matches(fault, FAULTS, 1)
+            return _complain(
+                f"there is no fault {fault!r}; "
+                + (f"did you mean {near[0]}?" if near else "listenspec faults lists those that there are")
+            )
+    if config is not None:
+        return _run(config, fault)
     if not 0 <= offset <= HIGHEST_OFFSET:
         return _complain(f"the offset must be between 0 and {HIGHEST_OFFSET}")
     # The folder is nobody else's (mode 0700) and goes when the server does.
     with tempfile.TemporaryDirectory(prefix="listenspec-demo-") as folder:
-        return _demonstrate(Demonstration.prepare(Path(folder), offset))
+        return _demonstrate(Demonstration.prepare(Path(folder), offset), fault)
 
 
-def _demonstrate(demonstration: Demonstration) -> int:
+def list_faults() -> None:
+    """Print the name of every fault that a server may be given, and what it does wrong."""
+    from reference_server.faults import FAULTS
+
+    width = max(len(name) for name in FAULTS)
+    for fault in FAULTS.values():
+        print(f"{fault.name:{width}}  {fault.description}")
+
+
+def _run(config: Path, fault: str | None) -> int:
+    if fault is not None:
+        from reference_server.faults.__main__ import main as main_with_fault
+
+        return main_with_fault([fault, str(config)])
+    from reference_server.__main__ import main
+
+    return main([str(config)])
+
+
+def _demonstrate(demonstration: Demonstration, fault: str | None) -> int:
     from reference_server.__main__ import run
-    from reference_server.server import Server, StartError
+    from reference_server.server import Parts, Server, StartError
 
     def started(_: Server) -> None:
         # When its terminal is closed, the demonstration ends in good order as well.
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         print(demonstration.describe(), flush=True)
 
+    settings, parts = demonstration.settings, Parts()
+    if fault is not None:
+        from reference_server.faults import FAULTS
+
+        settings, parts = FAULTS[fault].change(settings), FAULTS[fault].build(parts)
+        print(f"On purpose: {FAULTS[fault].description}.\n")
     try:
-        run(demonstration.settings, started=started)
+        run(settings, parts=parts, started=started)
     except StartError as error:
         return _complain(
             f"the demonstration cannot start.\n{error}\n"

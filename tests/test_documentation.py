@@ -53,3 +53,13 @@ def test_readme_has_the_two_commands_that_ci_runs() -> None:
     for command in commands:
         assert f"\n    {command}\n" in readme
         assert f"\n{command}\n" in script.replace(" -q", "")
+
+
+def test_readme_names_every_family_that_is_examined() -> None:
+    examined = {
+        family
+        for module in (ROOT / "conformance" / "checks").glob("test_*.py")
+        for family in re.findall(r'^@check\("([A-Z]{3})-', module.read_text(), re.MULTILINE)
+    }
+    assert "LIM" in examined
+    assert examined == set(re.findall(r"^\| ([A-Z]{3}) \|", (ROOT / "README.md").read_text(), re.MULTILINE))

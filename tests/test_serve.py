@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.serve import HIGHEST_OFFSET, Demonstration, serve
+from conformance.serve import HIGHEST_OFFSET, Demonstration, list_faults, serve
+from reference_server.faults import FAULTS
 from reference_server.settings import Service
 from tests.components import needs
 
@@ -171,3 +172,38 @@ def test_the_password_is_another_one_each_time_and_in_no_repr(tmp_path: Path) ->
     one, other = Demonstration.prepare(tmp_path), Demonstration.prepare(tmp_path)
     assert one.password != other.password
     assert one.password not in repr(one) + repr(one.settings)
+
+
+# --- Wrong on purpose ---------------------------------------------------------------------------------------------
+
+
+def test_every_fault_is_listed_with_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    list_faults()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(FAULTS)
+    assert any(line.startswith("denied-clients-keep-a-place ") for line in lines)
+
+
+def test_a_misspelt_fault_is_recognised(capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(fault="extra-prot") == 2
+    assert "did you mean extra-port?" in capsys.readouterr().err
+
+
+def test_the_demonstration_can_be_wrong_on_purpose(tmp_path: Path) -> None:
+    with demonstration(tmp_path, "--fault=extra-port") as running:
+        assert running.said.startswith("On purpose: a port is open that nobody configured")
+        with socket.create_connection(("127.0.0.1", running.offset + 143 + 1), 5) as client:
+            assert client.recv(4) == b"* OK"
+
+
+def test_a_configuration_can_be_served_wrong_on_purpose(tmp_path: Path) -> None:
+    (tmp_path / "mail.toml").write_text("[services.imap]\nport = [0]\n")
+    finished = subprocess.run(
+        [*COMMAND, "--fault=extra-port", str(tmp_path / "mail.toml")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert finished.returncode == 2
+    assert "services.imap.port: there is no such key" in finished.stderr
