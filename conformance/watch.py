@@ -31,6 +31,8 @@ LEAST_SLACK = 1.0
 SLACK_SHARE = 0.25
 #: An observer that overslept by more than this (seconds) does not judge what it saw too late.
 TRUSTED_LATENESS = 0.25
+#: The share of a time-out after which a command comes that must still be in time.
+LATE = 0.75
 #: How long the longest time-out is watched: long enough to outlive every other one (seconds).
 LONG_LOOK = 6.5
 
@@ -166,12 +168,12 @@ class Watcher:
     def stay_active(self, visit: Visit, every: float, until: float) -> None:
         """Probe every so many seconds; note a failure when the server ends the session all the same."""
         began = time.monotonic()
-        while (now := time.monotonic()) - began < until:
-            pause = every
-            self._rest(pause)
-            slept = time.monotonic() - now
-            if slept > self.seen.earliest:
-                self.seen.trouble = f"the client was late: it slept {slept:.2f} s instead of {pause:.2f} s"
+        while time.monotonic() - began < until:
+            # Counted from our last octet, as the server does, and not from its answer, which may have taken a while.
+            self._rest(max(0.0, visit.wire.last_sent_at + every - time.monotonic()))
+            silence = time.monotonic() - visit.wire.last_sent_at
+            if silence > self.seen.earliest:
+                self.seen.trouble = f"the client was late: it was silent for {silence:.2f} s instead of {every:.2f} s"
                 return
             try:
                 self.endpoint.dialect.probe(visit.wire)
@@ -260,7 +262,7 @@ def _active_for(watcher: Watcher) -> float:
 def _late_probe(watcher: Watcher) -> None:
     visit = watcher.enter()
     watcher.endpoint.dialect.probe(visit.wire)
-    watcher.stay_active(visit, 0.8 * watcher.seen.expected, 0.5 * watcher.seen.expected)
+    watcher.stay_active(visit, LATE * watcher.seen.expected, 0.5 * watcher.seen.expected)
 
 
 def _beside_a_neighbour(watcher: Watcher) -> None:
