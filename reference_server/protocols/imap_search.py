@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import binascii
 import email.utils
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
-from typing import Final
+from typing import Final, TypeAlias
 
 from reference_server.mailstore import Message
 from reference_server.protocols import imap_headers, imap_mime
@@ -35,6 +35,8 @@ from reference_server.protocols.imap_grammar import (
 from reference_server.protocols.imap_headers import Field
 from reference_server.protocols.imap_mime import Part
 
+_Readable: TypeAlias = tuple[bytes, str]
+"""A field's name in lower case, and its value as people read it, without regard to case."""
 _MAY_READ: Final = (And, Or, Not, Header, Sent, Body, Text)
 
 
@@ -44,7 +46,10 @@ class Candidate:
     ``largest`` and ``largest_uid`` are what ``*`` stands for; ``read`` gives the octets.
     """
 
-    __slots__ = ("_body", "_fields", "_header", "_octets", "_read", "largest", "largest_uid", "message", "number")
+    __slots__ = (
+        "_body", "_fields", "_header", "_labels", "_octets", "_read", "_whole", "largest", "largest_uid", "message",
+        "number",
+    )  # fmt: skip
 
     def __init__(
         self, number: int, message: Message, largest: int, largest_uid: int, read: Callable[[], bytes]
@@ -55,8 +60,10 @@ class Candidate:
         self.largest_uid = largest_uid
         self._read = read
         self._octets: bytes | None = None
-        self._fields: tuple[Field, ...] | None = None
+        self._whole: Part | None = None
+        self._fields: tuple[_Readable, ...] | None = None
         self._header: str | None = None
+        self._labels: str | None = None
         self._body: str | None = None
 
     @property
@@ -66,33 +73,46 @@ class Candidate:
         return self._octets
 
     @property
-    def fields(self) -> tuple[Field, ...]:
+    def fields(self) -> tuple[_Readable, ...]:
+        """Names and what people read of the fields."""
         if self._fields is None:
-            self._fields = tuple(imap_headers.fields_in(self.octets))
+            self._fields = tuple(map(_readable, imap_headers.fields_in(self.octets)))
         return self._fields
 
     @property
     def header(self) -> str:
-        """What people read of the header, one field a line."""
+        """One field a line."""
         if self._header is None:
-            self._header = _header_text(self.fields)
+            self._header = _lines(self.fields)
         return self._header
 
     @property
     def body(self) -> str:
         """What people read of the body: the text parts, and the headers of messages within the message."""
         if self._body is None:
-            self._body = "\n".join(_texts(self.octets, imap_mime.parse(self.octets)))
+            self._body = "\n".join(_texts(self.octets, self._parsed()))
         return self._body
+
+    @property
+    def labels(self) -> str:
+        """What the headers of the parts say, names of attachments among it."""
+        if self._labels is None:
+            self._labels = "\n".join(_labels(self._parsed()))
+        return self._labels
 
     def sent(self) -> date | None:
         """The day in the Date field, whatever the zone; None where there is none that can be read."""
-        value = imap_headers.first(self.fields, b"date")
+        written = next((text for name, text in self.fields if name == b"date"), "")
         try:
-            parsed = email.utils.parsedate(imap_headers.as_text(value)) if value else None
+            parsed = email.utils.parsedate(written)
             return date(*parsed[:3]) if parsed else None
         except (ValueError, TypeError, IndexError, OverflowError):
             return None
+
+    def _parsed(self) -> Part:
+        if self._whole is None:
+            self._whole = imap_mime.parse(self.octets)
+        return self._whole
 
 
 def matches(key: SearchKey, candidate: Candidate) -> bool:
@@ -124,12 +144,12 @@ def matches(key: SearchKey, candidate: Candidate) -> bool:
             sent = candidate.sent()
             return sent is not None and _compares(sent, op, day)
         case Header(name, value):
-            return _in_header(candidate, name.lower(), _folded(value))
+            return _in_header(candidate, name.lower(), value.casefold())
         case Body(value):
-            return _folded(value) in candidate.body
+            return value.casefold() in candidate.body
         case Text(value):
-            wanted = _folded(value)
-            return wanted in candidate.header or wanted in candidate.body
+            wanted = value.casefold()
+            return wanted in candidate.header or wanted in candidate.body or wanted in candidate.labels
 
 
 def _has_flag(message: Message, name: str) -> bool:
@@ -150,39 +170,36 @@ def _compares(day: date, op: Comparison, wanted: date) -> bool:
 
 
 def _in_header(candidate: Candidate, name: bytes, wanted: str) -> bool:
-    return any(
-        field.name == name and (not wanted or wanted in _folded(imap_headers.decoded(field.value)))
-        for field in candidate.fields
-    )
+    return any(field == name and wanted in text for field, text in candidate.fields)
 
 
 # ---- text
 
 
+def _readable(field: Field) -> _Readable:
+    return field.name, imap_headers.decoded(field.value).casefold()
 
 
-def _folded(text: str) -> str:
-    return text.casefold()
-
-
-def _header_text(fields: tuple[Field, ...]) -> str:
-    lines = (
-        f"{imap_headers.as_text(field.name)}: {imap_headers.decoded(field.value)}" if field.name
-        else imap_headers.as_text(field.raw)
-        for field in fields
-    )  # fmt: skip
-    return _folded("\n".join(lines))
+def _lines(fields: Iterable[_Readable]) -> str:
+    return "\n".join(f"{imap_headers.as_text(name)}: {text}" for name, text in fields)
 
 
 def _texts(octets: bytes, part: Part) -> Iterator[str]:
     if part.message is not None:
-        yield _header_text(part.message.fields)
+        yield _lines(map(_readable, part.message.fields))
         yield from _texts(octets, part.message)
     elif part.children:
         for child in part.children:
             yield from _texts(octets, child)
     elif part.type in (b"TEXT", b"MESSAGE", b"MULTIPART"):
-        yield _folded(_text(octets, part))
+        yield _text(octets, part).casefold()
+
+
+def _labels(part: Part) -> Iterator[str]:
+    inside = part if part.message is None else part.message
+    for child in inside.children:
+        yield _lines(map(_readable, child.fields))
+        yield from _labels(child)
 
 
 def _text(octets: bytes, part: Part) -> str:
