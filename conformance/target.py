@@ -58,7 +58,8 @@ class Place:
             held: list[Reservation] = []
             try:
                 # Its neighbours stay free, so that whoever answers there is this server.
-                held += [Reservation(number) for number in (port, port + 1)]
+                for number in (port, port + 1):
+                    held.append(Reservation(number))  # one by one: the first is given back when the second is taken
             except OSError:
                 for reservation in held:
                     reservation.close()
