@@ -74,9 +74,12 @@ def test_everything_is_offered() -> None:
     assert set(description.services) == {Service.SMTP, Service.POP3, Service.IMAP}
     for declared in description.services.values():
         assert len(declared.offers) == 12
-        trickle = declared.timers.of(Stage.TRICKLE)
-        assert trickle is not None
-        assert trickle.length(idle_timeout=2) == 20
+
+
+def test_how_long_one_request_may_take_is_told_when_it_is_ready(scenario: Scenario, start: Start) -> None:
+    ready = start(scenario).ready
+    for name, service in scenario["services"].items():
+        assert ready.timers[Service(name)][Stage.TRICKLE] == 10 * service["idle_timeout"]
 
 
 def test_each_service_is_there_when_it_says_so(scenario: Scenario, start: Start) -> None:
