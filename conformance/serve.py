@@ -119,7 +119,7 @@ class Demonstration:
     def prepare(cls, folder: Path, offset: int = OFFSET) -> Demonstration:
         """Put certificate and first message into ``folder``."""
         from certs import Authority
-        from conformance.wire import has_ipv6
+        from conformance.wire_local import has_ipv6
 
         authority = Authority.create(name="listenspec demonstration")
         authority.issue().write(folder)

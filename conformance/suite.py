@@ -24,12 +24,14 @@ from conformance.check import (
     all_checks,
     checks_for,
 )
+from conformance.observatory import Key, Observatory
 from conformance.report.model import Result, TranscriptEvent, Verdict
 from conformance.scenarios import SCENARIOS
 from conformance.target import DriverError, DriverRefused, Target, Unavailable
 from conformance.transcript import Transcript
 from conformance.visit import Endpoint
-from conformance.watch import WATCHES, Key, Observatory, Seen
+from conformance.watch import Seen
+from conformance.watches import WATCHES
 from reference_server.settings import Service
 
 

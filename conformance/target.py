@@ -26,7 +26,7 @@ from conformance.dialects import DIALECTS
 from conformance.dialects.dialect import Credentials
 from conformance.driver_process import DriverError, DriverProcess, DriverRefused, describe, is_believable
 from conformance.scenarios import SCENARIOS, Scenario
-from conformance.wire import Occupied, Reservation, has_ipv6
+from conformance.wire_local import Occupied, Reservation, has_ipv6
 from reference_server.settings import Service
 
 #: Ports are taken from here: below the kernel's ephemeral range, above what services customarily use.

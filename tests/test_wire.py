@@ -20,13 +20,12 @@ from conformance.wire import (
     TLS1_3,
     Ended,
     Ending,
-    Occupied,
-    Reservation,
     Silent,
     Wire,
     client_context,
     trusting_nobody,
 )
+from conformance.wire_local import Occupied, Reservation
 
 Serve = Callable[[socket.socket], None]
 SOON = 5.0

@@ -9,7 +9,7 @@ from conformance.clients import CLIENT_ERRORS, CLIENTS
 from conformance.scenarios import DENIED_CLIENT, FOREIGN, SECOND_SERVER, SERVER, SERVER_V6, THIRD_SERVER, UNBOUND_SERVER
 from conformance.target import DriverRefused
 from conformance.visit import Door, Endpoint, Form, Refusal, Visit, at_once
-from conformance.wire import addresses_of
+from conformance.wire_local import addresses_of
 
 Elsewhere = Callable[[str], Endpoint]
 
