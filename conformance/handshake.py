@@ -118,9 +118,24 @@ def client(
     return endpoint.for_client(context, server_name)
 
 
-def versions(endpoint: Endpoint) -> list[str]:
+def declared_versions(endpoint: Endpoint) -> list[str]:
     """The versions that the target declares."""
     return sorted(endpoint.declared.tls.versions)
+
+
+def versions(endpoint: Endpoint) -> list[str]:
+    """Those of them that it answers to: that it answers to all of them is one requirement, and not every one.
+
+    Raises :class:`Inconclusive` when it answers to none.
+    """
+    spoken = [
+        version
+        for version in declared_versions(endpoint)
+        if offer(endpoint, pinned_hello(version)).answer.hello is not None
+    ]
+    if not spoken:
+        raise Inconclusive("a ClientHello made by hand is not answered with a ServerHello, whatever its version")
+    return spoken
 
 
 def bits(visit: Visit) -> tuple[str, int]:
@@ -164,15 +179,24 @@ def still_serves(endpoint: Endpoint) -> bool:
     return True
 
 
-def usual_hello(endpoint: Endpoint) -> bytes:
-    """A hand-made ClientHello that the target must have an answer to: the control beside those that it must not."""
-    if "1.2" in endpoint.declared.tls.versions:
-        return client_hello(VERSION_1_2, (*AES_256, *CHACHA_20, *AES_128, SIGNAL))
-    return client_hello(VERSION_1_3, (AES_256_OF_1_3, CHACHA_20_OF_1_3, AES_128_OF_1_3))
+_SUITES_OF_1_2 = (*AES_256, *CHACHA_20, *AES_128, SIGNAL)
+_SUITES_OF_1_3 = (AES_256_OF_1_3, CHACHA_20_OF_1_3, AES_128_OF_1_3)
+
+
+def pinned_hello(version: str, server_name: str | bytes | None = "localhost") -> bytes:
+    """A hand-made ClientHello of one version, with every good suite."""
+    if version == "1.2":
+        return client_hello(VERSION_1_2, _SUITES_OF_1_2, server_name)
+    return client_hello(VERSION_1_3, _SUITES_OF_1_3, server_name)
+
+
+def usual_hello() -> bytes:
+    """A hand-made ClientHello that every server must have an answer to: the control beside those that it must not."""
+    return client_hello(VERSION_1_3, (*_SUITES_OF_1_3, *_SUITES_OF_1_2), versions=(VERSION_1_3, VERSION_1_2))
 
 
 def require_control(endpoint: Endpoint, door: Door | None = None) -> None:
     """Raises :class:`Inconclusive` when an ordinary hand-made hello is not answered: others then show nothing."""
-    seen = offer(endpoint, usual_hello(endpoint), door)
+    seen = offer(endpoint, usual_hello(), door)
     if seen.answer.hello is None:
         raise Inconclusive(f"an ordinary ClientHello made by hand is not answered with a ServerHello: {seen}")

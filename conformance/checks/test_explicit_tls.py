@@ -82,6 +82,7 @@ def require_no_upgrade(endpoint: Endpoint) -> None:
                     raise Mismatch(f"no {plain.dialect.tls_command.decode()} among what is offered", "it is offered")
             require_refused(plain, visit.wire, "where explicit TLS is off")
             visit.login()
+            visit.goodbye()
 
 
 @check("EXP-03", scenario="general", channels=NO_CHANNEL, needs=EXPLICIT)
@@ -92,6 +93,7 @@ def test_a_positive_reply_then_the_handshake_then_service(endpoint: Endpoint) ->
             visit.login()
             if not visit.is_alive():
                 raise Mismatch("a session that was upgraded to go on", "it could not act after signing in")
+            visit.goodbye()
 
 
 @check("EXP-04", scenario="general", channels=NO_CHANNEL, needs=EXPLICIT)
@@ -210,6 +212,7 @@ def test_a_second_upgrade_is_rejected(endpoint: Endpoint) -> None:
         with explicit.visit(door) as visit:
             require_bad(explicit, require_refused(explicit, visit.wire, "inside TLS"), "inside TLS")
             visit.login()
+            visit.goodbye()
 
 
 @check("EXP-08", scenario="general", channels=NO_CHANNEL, needs=EXPLICIT)
@@ -223,6 +226,7 @@ def test_the_upgrade_is_possible_only_before_login(endpoint: Endpoint) -> None:
         require_bad(plain, require_refused(plain, visit.wire, "after the login"), "after the login")
         if not plain.dialect.is_signed_in(visit.wire, plain.credentials):
             raise Mismatch("the login to be still there", "the client is no longer signed in")
+        visit.goodbye()
 
 
 @check("EXP-10", scenario="general", channels=NO_CHANNEL, needs=EXPLICIT)
@@ -281,32 +285,40 @@ def listen(wire: Wire, piece: bytes) -> None:
 
 @check("EXP-12", scenario="own_certificate", channels=NO_CHANNEL, needs=("explicit_tls", "reload"))
 def test_tls_that_cannot_be_had_is_not_agreed_to(endpoint: Endpoint) -> None:
-    """The certificate is taken away at run time: either TLS works all the same, or the answer is 454."""
+    """The certificate is emptied, and taken away, at run time: TLS works all the same, or the answer is 454."""
     plain = endpoint.through(Channel.PLAIN)
     settings = plain.site.settings
     entry = settings["certificates"][plain.settings["certificate"]]
-    files = [Path(entry["chain"]), Path(entry["key"])]
+    files = {Path(entry[name]): Path(entry[name]).read_bytes() for name in ("chain", "key")}
+    modes = {file: file.stat().st_mode for file in files}
     upgraded(plain, plain.visit().wire).goodbye()
-    for file in files:
-        file.rename(file.with_suffix(".away"))
-    try:
-        if (error := plain.site.reload(settings)) is not None:
-            plain.transcript.note(0, f"the server keeps its settings: {error}")
-        with plain.visit() as visit, expecting("454 to STARTTLS without a certificate, or TLS that works"):
-            offered = plain.dialect.offers_tls(visit.wire)
-            reply = plain.dialect.ask_tls(visit.wire)
-            if reply is None:
-                visit.wire.start_tls(plain.context(), "localhost")
-                plain.dialect.act(visit.wire)
-            elif offered and not reply.startswith(b"454"):
-                raise NotServed(reply)
-    finally:
+    for spoil, how in ((lambda file: file.write_bytes(b""), "empty"), (Path.unlink, "missing")):
         for file in files:
-            file.with_suffix(".away").rename(file)
-        again = plain.site.reload(settings)
-    if again is not None:
-        raise Inconclusive(f"the server does not take its own certificate back: {again}")
+            spoil(file)
+        try:
+            error = plain.site.reload(settings)
+            plain.transcript.note(0, f"the files are {how}: {error or 'the settings are taken'}")
+            with plain.visit() as visit, expecting("454 to STARTTLS without a certificate, or TLS that works"):
+                require_454_or_tls(plain, visit.wire)
+        finally:
+            for file, content in files.items():
+                file.write_bytes(content)
+                file.chmod(modes[file])
+            again = plain.site.reload(settings)
+        if again is not None:
+            raise Inconclusive(f"the server does not take its own certificate back: {again}")
     upgraded(plain, plain.visit().wire).goodbye()
+
+
+def require_454_or_tls(plain: Endpoint, wire: Wire) -> None:
+    """What is agreed to works; what is offered and cannot be had is refused with 454."""
+    offered = plain.dialect.offers_tls(wire)
+    reply = plain.dialect.ask_tls(wire)
+    if reply is None:
+        wire.start_tls(plain.context(), "localhost")
+        plain.dialect.act(wire)
+    elif offered and not reply.startswith(b"454"):
+        raise NotServed(reply)
 
 
 @check("EXP-21", scenario="general", channels=NO_CHANNEL, needs=EXPLICIT)

@@ -50,9 +50,12 @@ def accepts(endpoint: Endpoint, login: Login) -> bool:
     """Whether the way of signing in works there."""
     with endpoint.visit() as visit:
         try:
-            return login(visit.wire, endpoint.credentials) is None
+            accepted = login(visit.wire, endpoint.credentials) is None
         except (Ended, NotServed, Malformed):
             return False
+        # In good order: until then, nobody else can have a maildrop (RFC 1939 4).
+        visit.goodbye()
+        return accepted
 
 
 @check("EXP-14", scenario="login_needs_tls", channels=NO_CHANNEL)
@@ -151,3 +154,4 @@ def test_nothing_said_before_tls_is_remembered(endpoint: Endpoint) -> None:
                 raise Mismatch("what was said before TLS to be forgotten", "the client is signed in with it")
             with expecting("a whole login inside TLS to be accepted"):
                 dialect.login(wire, plain.credentials)
+            visit.goodbye()

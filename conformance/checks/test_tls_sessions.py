@@ -158,6 +158,7 @@ def test_a_resumed_session_is_nobody_s(endpoint: Endpoint) -> None:
             if not visit.is_alive():
                 raise Inconclusive("the session to be resumed was lost")
             session = visit.wire.tls.session if visit.wire.tls is not None else None
+            visit.goodbye()
         if session is None:
             continue
         for place in elsewhere:
