@@ -23,6 +23,10 @@ from reference_server.protocols.imap_syntax_messages import fetch_items
 OCTETS_AT_ONCE: Final = 1 << 18
 """With so many octets to be sent, they are sent, and others have their turn."""
 
+OCTETS_TO_SPARE: Final = 1 << 20
+"""A response about one message may be so much longer than twice the message: what is told at once is in memory at once,
+and nobody needs the same octets over and over."""
+
 _OF_THE_TEXT: Final = (Item.ENVELOPE, Item.BODY, Item.BODYSTRUCTURE)
 _WHOLE: Final = Section()
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -61,6 +65,9 @@ def _fetch_some(
         except MessageGone:
             gone = True
             continue
+        except _TooMuch:
+            opened.retell(changed)
+            return Answer(b"NO [LIMIT] that is more than twice the message", b"".join(lines))
         if seen is not message:
             changed[number] = seen
         lines.append(line)
@@ -75,6 +82,10 @@ def _seen(opened: Selected, message: Message) -> Message:
     return opened.mailbox.store_flags(message.uid, add=("\\Seen",))
 
 
+class _TooMuch(Exception):
+    """The response about one message would be too long."""
+
+
 def _response(
     opened: Selected, number: int, message: Message, items: Sequence[FetchItem], *, with_flags: bool
 ) -> bytes:
@@ -83,6 +94,7 @@ def _response(
         text = opened.mailbox.read(message.uid)
     part: imap_mime.Part | None = None
     values: list[bytes] = []
+    left = 2 * len(text) + OCTETS_TO_SPARE
     for item in items:
         if part is None and _looks_inside(item):
             part = imap_mime.parse(text)
@@ -105,6 +117,9 @@ def _response(
             case BodySection(section):
                 octets = text if part is None or section == _WHOLE else imap_mime.section(text, part, section)
                 values.append(item.label + b" " + _octets(octets, item.partial))
+                left -= len(values[-1])
+                if left < 0:
+                    raise _TooMuch
     if with_flags:
         # RFC 3501 6.4.5: that \Seen was set by this is told at once.
         values.append(b"FLAGS " + opened.flags_of(message))

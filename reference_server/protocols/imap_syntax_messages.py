@@ -36,6 +36,8 @@ from reference_server.protocols.imap_syntax import BadSyntax, Cursor
 
 MAX_ITEMS: Final = 100
 """Items of one FETCH: many times a whole message would be a strange wish."""
+MAX_TEXTS: Final = 100
+"""Texts that one SEARCH looks for in whole messages; each is one more walk over all of them."""
 MAX_DEPTH: Final = 50
 """How deep search keys may be nested, and how deep a part of a message may lie."""
 
@@ -166,7 +168,22 @@ def search_key(cursor: Cursor) -> SearchKey:
     while cursor.skip(b" "):
         keys.append(_key(cursor, 0))
     cursor.end()
+    if sum(map(_texts_in, keys)) > MAX_TEXTS:
+        raise BadSyntax("that is too much for one SEARCH")
     return keys[0] if len(keys) == 1 else And(tuple(keys))
+
+
+def _texts_in(key: SearchKey) -> int:
+    match key:
+        case Body() | Text():
+            return 1
+        case And(keys):
+            return sum(map(_texts_in, keys))
+        case Or(one, other):
+            return _texts_in(one) + _texts_in(other)
+        case Not(negated):
+            return _texts_in(negated)
+    return 0
 
 
 def _key(cursor: Cursor, depth: int) -> SearchKey:
