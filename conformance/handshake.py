@@ -25,6 +25,7 @@ from conformance.hello import (
     CHACHA_20_OF_1_3,
     SIGNAL,
     Answer,
+    ServerHello,
     client_hello,
     read_answer,
 )
@@ -33,8 +34,8 @@ from conformance.hello import TLS1_3 as VERSION_1_3
 from conformance.visit import Door, Endpoint, Refusal, Visit
 from conformance.wire import PATIENCE, TLS1_2, TLS1_3, Ended, Ending, Silent, Wire, client_context
 
-#: How long a server may be silent after a ClientHello before that counts as no answer (seconds).
-HELLO_PATIENCE = 2.0
+#: How long a ClientHello that needs no answer is given to get one (seconds).
+HELLO_PATIENCE = 1.0
 #: TLS 1.2 and 1.3 for :func:`client`, by the names that drivers use.
 PINNED = {"1.2": TLS1_2, "1.3": TLS1_3}
 
@@ -73,27 +74,32 @@ def at_the_hello(endpoint: Endpoint, door: Door | None = None, *, behind: bytes 
     return wire
 
 
-def offer(endpoint: Endpoint, hello: bytes, door: Door | None = None) -> Reaction:
+def offer(endpoint: Endpoint, hello: bytes, door: Door | None = None, patience: float = HELLO_PATIENCE) -> Reaction:
     """Send a hand-made ClientHello and see what comes, up to what is encrypted."""
     wire = at_the_hello(endpoint, door)
-    try:
-        return reaction(wire, hello)
-    finally:
-        wire.reset()
-
-
-def reaction(wire: Wire, hello: bytes) -> Reaction:
-    """What comes after ``hello``, on a connection where it is due."""
     octets = b""
     try:
         wire.send_raw(hello)
         while not (answer := read_answer(octets)).settled:
-            octets += wire.receive(HELLO_PATIENCE, "an answer to a ClientHello")
+            octets += wire.receive(patience, "an answer to a ClientHello")
     except Ended as end:
         return Reaction(read_answer(octets), end.ending)
     except Silent:
         return Reaction(read_answer(octets))
+    finally:
+        wire.reset()
     return Reaction(answer)
+
+
+def require_hello(endpoint: Endpoint, hello: bytes, door: Door | None = None) -> ServerHello:
+    """What the server chooses from an offer that has something for everybody.
+
+    Raises :class:`Inconclusive` when it answers with no ServerHello: that is judged elsewhere.
+    """
+    seen = offer(endpoint, hello, door, PATIENCE)
+    if seen.answer.hello is None:
+        raise Inconclusive(f"a ClientHello made by hand is not answered with a ServerHello: {seen}")
+    return seen.answer.hello
 
 
 def client(
@@ -131,7 +137,7 @@ def versions(endpoint: Endpoint) -> list[str]:
     spoken = [
         version
         for version in declared_versions(endpoint)
-        if offer(endpoint, pinned_hello(version)).answer.hello is not None
+        if offer(endpoint, pinned_hello(version), patience=PATIENCE).answer.hello is not None
     ]
     if not spoken:
         raise Inconclusive("a ClientHello made by hand is not answered with a ServerHello, whatever its version")
@@ -197,6 +203,4 @@ def usual_hello() -> bytes:
 
 def require_control(endpoint: Endpoint, door: Door | None = None) -> None:
     """Raises :class:`Inconclusive` when an ordinary hand-made hello is not answered: others then show nothing."""
-    seen = offer(endpoint, usual_hello(), door)
-    if seen.answer.hello is None:
-        raise Inconclusive(f"an ordinary ClientHello made by hand is not answered with a ServerHello: {seen}")
+    require_hello(endpoint, usual_hello(), door)

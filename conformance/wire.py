@@ -194,6 +194,12 @@ class Wire:
         self.transcript.record(self.number, CLIENT, data, tls=False)
         self._send_raw(data)
 
+    def send_raw_and_finish(self, data: bytes) -> None:
+        """Send octets as they are, with the FIN in their last segment: whoever reads them can know of the end."""
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        self.send_raw(data)
+        self.finish()
+
     def start_tls(
         self,
         context: ssl.SSLContext,

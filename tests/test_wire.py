@@ -254,3 +254,16 @@ def free_ports() -> Iterator[int]:
         except OSError:
             continue
         yield port
+
+
+def test_octets_and_the_end_come_in_one_segment() -> None:
+    seen: list[bytes] = []
+
+    def serve(client: socket.socket) -> None:
+        seen.append(client.recv(100, socket.MSG_WAITALL))
+        seen.append(client.recv(100, socket.MSG_DONTWAIT))
+
+    with server(serve) as port, connect(port) as wire:
+        wire.send_raw_and_finish(b"farewell")
+        assert wire.await_end(SOON)[0] in (Ending.FIN, Ending.RST)
+    assert seen == [b"farewell", b""]

@@ -21,6 +21,7 @@ from conformance.handshake import (
     pinned_hello,
     presented,
     require_control,
+    require_hello,
     still_serves,
     versions,
 )
@@ -128,13 +129,11 @@ def test_whoever_offers_256_bits_gets_them(endpoint: Endpoint) -> None:
         if "1.2" in spoken:
             require_256(client(endpoint, "1.2", ciphers=PREFERS_128), door)
         for version in spoken:
-            seen = offer(endpoint, BY_PREFERENCE_128[version](), door)
-            if seen.answer.hello is None:
-                raise Inconclusive(f"a ClientHello with suites of both sizes is not answered: {seen}")
-            if seen.answer.hello.suite not in SUITES_OF_256:
+            chosen = require_hello(endpoint, BY_PREFERENCE_128[version](), door)
+            if chosen.suite not in SUITES_OF_256:
                 raise Mismatch(
                     f"{LEAST_BITS} bits for a client of TLS {version} that offers both sizes, 128 first",
-                    f"the server takes {seen}",
+                    f"the server takes {chosen}",
                 )
 
 
@@ -242,12 +241,7 @@ def test_key_exchange_has_forward_secrecy(endpoint: Endpoint) -> None:
     require_control(endpoint)
     title = "a key exchange without forward secrecy"
     require_no_hello(endpoint, endpoint.doors[0], title, client_hello(TLS1_2, (*WITHOUT_FORWARD_SECRECY, SIGNAL)))
-    chosen = []
-    for suites in STRONG_BOTH_WAYS:
-        seen = offer(endpoint, client_hello(TLS1_2, (*suites, SIGNAL)))
-        if seen.answer.hello is None:
-            raise Inconclusive(f"a ClientHello with strong suites is not answered: {seen}")
-        chosen.append(str(seen.answer.hello))
+    chosen = [str(require_hello(endpoint, client_hello(TLS1_2, (*suites, SIGNAL)))) for suites in STRONG_BOTH_WAYS]
     if chosen[0] != chosen[1]:
         raise Latitude(f"among strong suites the client's order decides: {' and '.join(chosen)}")
 

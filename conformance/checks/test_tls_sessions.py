@@ -254,9 +254,10 @@ def test_what_came_before_the_handshake_is_never_taken_for_decrypted(endpoint: E
         with at_the_hello(endpoint, door, behind=commands if pipelined else b"") as wire:
             heard = wire.heard
             try:
-                if not pipelined:
-                    wire.send_raw(commands)
-                wire.finish()
+                if pipelined:
+                    wire.finish()
+                else:
+                    wire.send_raw_and_finish(commands)
                 wire.await_end(PATIENCE)
             except (Ended, Silent) as end:
                 endpoint.transcript.note(wire.number, str(end))
