@@ -339,7 +339,6 @@ class Listener:
             self._complained = False
             try:
                 sock.setblocking(False)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 local = self._local or _address(sock.getsockname()[0])
             except OSError:
                 sock.close()
@@ -400,6 +399,8 @@ def _listen(door: Door) -> socket.socket:
     try:
         # Not SO_REUSEPORT: two servers would share the port, and each would get some of the clients.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by every connection: answers are written whole, and nothing is gained by holding them back.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not door.any_version)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
