@@ -18,7 +18,7 @@ from reference_server.session import Refusal
 class Ranges:
     """Addresses that are in any of a list of ranges; a look-up among thousands takes about a microsecond."""
 
-    __slots__ = ("_bounds",)
+    __slots__ = ("_any", "_bounds")
 
     def __init__(self, ranges: Iterable[AddressRange]) -> None:
         self._bounds: dict[int, tuple[list[int], list[int]]] = {}
@@ -33,9 +33,10 @@ class Ranges:
                     firsts.append(first)
                     lasts.append(last)
             self._bounds[version] = (firsts, lasts)
+        self._any = any(firsts for firsts, _ in self._bounds.values())
 
     def __bool__(self) -> bool:
-        return any(firsts for firsts, _ in self._bounds.values())
+        return self._any
 
     def __contains__(self, address: IPAddress) -> bool:
         firsts, lasts = self._bounds[address.version]

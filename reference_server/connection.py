@@ -99,6 +99,10 @@ class Connection:
     # -- what the client does ------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
+        if self._at_work:
+            # Only now, as most clients wait for their answer: then there is nothing to be undone.
+            self._read_no_more()
+            return
         try:
             data = self._sock.recv(READ_AT_ONCE)
         except (BlockingIOError, InterruptedError):
@@ -247,7 +251,6 @@ class Connection:
 
     def _begin_work(self, work: Perform) -> None:
         self._at_work = True
-        self._read_no_more()
         if self._backlog is not None and len(self._backlog) > HIGH_WATER:
             # Begun when the client has taken what there is.  Until then its time goes on: it is its turn.
             self._held = work
