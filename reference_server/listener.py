@@ -413,7 +413,7 @@ def _listen(door: Door) -> socket.socket:
     except OSError as error:
         sock.close()
         reasons = {
-            errno.EADDRINUSE: "another program listens there already",
+            errno.EADDRINUSE: "something else listens there already",
             errno.EADDRNOTAVAIL: "this machine does not have that address",
             errno.EACCES: "ports below 1024 need more rights than this user has",
         }

@@ -71,18 +71,20 @@ class _Plan:
 
 def doors_of(table: ServiceSettings) -> list[Door]:
     """Every address and port that a service is to listen on.  Raises BindError for an unknown host name."""
-    addresses: dict[str, bool] = {}
-    for bind in table.bind:
-        if bind == "*":
-            addresses["::" if has_ipv6() else "0.0.0.0"] = True
-        else:
-            for address in addresses_of(bind):
-                addresses.setdefault(address, address == "::" and "0.0.0.0" not in table.bind)
+    everywhere = "::" if has_ipv6() else "0.0.0.0"
+    found = [address for bind in table.bind for address in ([everywhere] if bind == "*" else addresses_of(bind))]
+    ipv4 = [address for address in dict.fromkeys(found) if ":" not in address]
+    ipv6 = [address for address in dict.fromkeys(found) if ":" in address]
+    # What a name resolves to may be covered already, and an address can be bound once only.
+    ipv4 = ["0.0.0.0"] if "0.0.0.0" in ipv4 else ipv4
+    ipv6 = ["::"] if "::" in ipv6 else ipv6
+    # [::] takes IPv4 clients as well, unless the list says itself where they come in.
+    both = not ipv4 or "*" in table.bind
     return [
-        Door(address, port, implicit=implicit, any_version=any_version and address == "::")
+        Door(address, port, implicit=implicit, any_version=both and address == "::")
         for implicit, ports in ((False, table.ports), (True, table.implicit_tls_ports))
         for port in ports
-        for address, any_version in addresses.items()
+        for address in ([] if both and "::" in ipv6 else ipv4) + ipv6
     ]
 
 

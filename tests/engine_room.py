@@ -189,8 +189,14 @@ class EngineRoom:
         self.implicit_port = self._open(implicit=True) if context is not None else 0
 
     def _open(self, *, implicit: bool) -> int:
+        return self.listen(Door("127.0.0.1", 0, implicit))
+
+    def listen(self, door: Door) -> int:
+        """Open another listener; its port."""
+
         def open_() -> int:
-            listener = self.engine.open(Door("127.0.0.1", 0, implicit))
+            assert door not in self.engine.listeners
+            listener = self.engine.open(door)
             self.engine.adopt(listener)
             port: int = listener._sock.getsockname()[1]
             return port
