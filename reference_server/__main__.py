@@ -13,10 +13,12 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,11 @@ from reference_server.server import Parts, Server, StartError
 from reference_server.settings import ServerSettings, SettingsError, load
 
 log = logging.getLogger("reference_server")
+
+#: Descriptors that are needed beside one for each connection: listeners, mail that is being written, the loop's own.
+SPARE = 32
+#: And so many more are good to have: for clients that are refused or have taken leave, and are still listened to.
+COMFORT = 1024
 
 
 def main(
@@ -103,6 +110,7 @@ async def _serve(
     if reread is not None:
         loop.add_signal_handler(signal.SIGHUP, reloading.set)
     await server.start()
+    _allow_descriptors(server.settings)
     for engine in server.engines.values():
         log.info("%s listens on %s", engine.name, ", ".join(str(door) for door in engine.listeners))
     if tell is not None:
@@ -136,6 +144,7 @@ async def _reload_when_asked(
         problem: str | None = None
         try:
             await server.reload(reread())
+            _allow_descriptors(server.settings)
         except (SettingsError, StartError) as error:
             problem = str(error)
             log.error("the new settings were refused, the old ones stay:\n%s", problem)
@@ -149,16 +158,32 @@ async def _reload_when_asked(
             tell("reloaded", **({} if problem is None else {"error": problem}))
 
 
+def _allow_descriptors(settings: ServerSettings) -> None:
+    """See to it that all the connections that are configured can be open at once, where the system lets us."""
+    connections = sum(table.max_connections for table in settings.services.values() if table.enabled)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or connections + SPARE <= soft:
+        return
+    wanted = connections + COMFORT
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < connections + SPARE:
+        log.warning("%d connections are configured, but only %d open files are allowed here", connections, allowed)
+
+
 def _await_end_of_stdin(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
     # A thread, because standard input may be a file, which no selector takes.
-    while os.read(0, 4096):
-        continue
+    with suppress(OSError):
+        while os.read(0, 4096):
+            continue
     if not loop.is_closed():
         loop.call_soon_threadsafe(stopping.set)
 
 
 def _tell(event: str, **details: Any) -> None:
-    print(json.dumps({"event": event, **details}), flush=True)
+    # A driver that has gone needs to be told nothing, and that is no reason to stop serving.
+    with suppress(OSError):
+        print(json.dumps({"event": event, **details}), flush=True)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ COMPONENTS: Mapping[str, Component] = {
     "msmtp": _program("msmtp"),
     "mutt": _program("mutt"),
     "openssl": _program("openssl"),
+    "prlimit": _program("prlimit", "util-linux"),
     "root": Component(lambda: os.geteuid() == 0, "run the tests as root"),
     "smtp-source": _program("smtp-source", "postfix"),
     "swaks": Component(_swaks, "apt install swaks libnet-ssleay-perl"),

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -32,12 +33,13 @@ class Post:
 class MailServer:
     """A server run as a driver runs it."""
 
-    def __init__(self, folder: Path, document: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, document: dict[str, Any], under: Sequence[str] = ()) -> None:
+        """``under``: a program that runs it."""
         self.file = folder / "settings.json"
         self.document = document
         self.write(document)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "reference_server", "--events", "--exit-with-stdin", str(self.file)],
+            [*under, sys.executable, "-m", "reference_server", "--events", "--exit-with-stdin", str(self.file)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

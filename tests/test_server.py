@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 
 from certs import Authority
 from conformance.procfs import free_ports
+from tests.components import needs
 from tests.mail_server import PASSWORD, SOON, MailServer, settings
 
 
@@ -173,6 +175,25 @@ def test_settings_that_broke_the_reload_are_not_its_last(server: MailServer) -> 
     server.file.write_text(good, "utf-8")
     server.process.send_signal(signal.SIGHUP)
     assert server.event() == {"event": "reloaded"}
+
+
+@needs("prlimit")
+def test_as_many_files_may_be_open_as_connections_are_configured(tmp_path: Path, document: dict[str, Any]) -> None:
+    document["services"]["smtp"]["max_connections"] = 100
+    with MailServer(tmp_path, document, under=("prlimit", "--nofile=64:4096")) as server, ExitStack() as clients:
+        server.event()
+        lines = [first_line(clients.enter_context(connect(server.port("smtp")))) for _ in range(101)]
+    assert [line[:3] for line in lines] == [b"220"] * 100 + [b"421"]
+
+
+@needs("prlimit")
+def test_a_system_that_allows_too_few_files_is_complained_of(tmp_path: Path, document: dict[str, Any]) -> None:
+    document["services"]["smtp"]["max_connections"] = 100
+    with MailServer(tmp_path, document, under=("prlimit", "--nofile=64:80")) as server:
+        server.event()
+        server.process.terminate()
+        said = server.process.communicate()[1]
+    assert "110 connections are configured, but only 80 open files are allowed here" in said
 
 
 def start(tmp_path: Path, document: dict[str, Any]) -> subprocess.CompletedProcess[str]:
