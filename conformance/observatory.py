@@ -33,7 +33,7 @@ class Observatory:
         self._target = target
         self._threads: dict[Key, threading.Thread] = {}
         self._seen: dict[Key, Seen] = {}
-        self._turns: dict[tuple[str, Service], threading.Lock] = {}
+        self._turns: dict[tuple[str, Service | None], threading.Lock] = {}
         self._accounts: dict[Service, dict[Key, int]] = {}
         self._lock = threading.Lock()
 
@@ -67,10 +67,10 @@ class Observatory:
         return ACCOUNTS[1 + number % (len(ACCOUNTS) - 1)]
 
     def _turn(self, watch: Watch, service: Service) -> contextlib.AbstractContextManager[object]:
-        if not watch.exclusive:
+        if not watch.exclusive and not watch.alone:
             return contextlib.nullcontext()
         with self._lock:
-            return self._turns.setdefault((watch.scenario, service), threading.Lock())
+            return self._turns.setdefault((watch.scenario, None if watch.alone else service), threading.Lock())
 
     def _observe(self, key: Key) -> None:
         name, service, channel = key

@@ -81,7 +81,7 @@ def _is_check(item: pytest.Item) -> bool:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     checks = [item for item in items if _is_check(item)]
     if not checks:
         return
@@ -95,12 +95,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = "idle" if case.check.watches else case.check.scenario
         item.add_marker(pytest.mark.xdist_group(group))
 
-    def order(item: pytest.Item) -> tuple[bool, str]:
+    cases = [case for item in examined if (case := _case_of(item)) is not None]
+    # In the order in which they are started, so that nobody waits for a server that comes up last.
+    scenarios = config.stash[_suite].scenarios(cases)
+
+    def order(item: pytest.Item) -> tuple[bool, int]:
         case = _case_of(item)
         assert case is not None
         # Alone, what only collects observations comes last; on several workers one of them begins with it.
         waits = bool(case.check.watches)
-        return (not waits if distributed else waits), case.check.scenario
+        return (not waits if distributed else waits), scenarios.index(case.check.scenario)
 
     items[:] = [*others, *sorted(examined, key=order)]
 

@@ -220,7 +220,6 @@ SCENARIOS: Mapping[str, Scenario] = _scenarios(
         frozenset({"max_connections", "restrictions"}),
     ),
     Scenario("idle", f"a time-out of {SHORT:g} s", _with(idle_timeout=SHORT), hurried=True),
-    Scenario("patient", f"a time-out of {LONG:g} s", _with()),
     Scenario("named", "a host name in the bind list", _with(bind=["localhost"]), frozenset({"bind"})),
     Scenario("port_taken", "another program holds the first port of each service", _port_taken, may_refuse=True),
     Scenario("restarted", "stopped and started again while others run", _with(bind=[SERVER])),

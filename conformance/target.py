@@ -154,6 +154,7 @@ class Target:
         self.authority = Authority.create()
         self._ca_file = self.folder / "ca.pem"
         self._sites: dict[str, Future[Site]] = {}
+        self._discarded: list[Future[Site]] = []
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="site")
         self._complaints: list[str] = []
@@ -206,17 +207,21 @@ class Target:
         return self._future(name).result()
 
     def discard(self, name: str) -> None:
-        """Have the scenario started afresh at its next use: what its server has become is not to be trusted."""
+        """Have the scenario started afresh at its next use: what its server has become is not to be trusted.
+
+        The old one is stopped with all others: an observer may be with it still.
+        """
         with self._lock:
             future = self._sites.pop(name, None)
-        if future is not None:
-            self._pool.submit(self._close, future)
+            if future is not None:
+                self._discarded.append(future)
 
     def close(self) -> list[str]:
         """Stop everything; what the drivers did wrong in stopping."""
         with self._lock:
-            futures = list(self._sites.values())
+            futures = [*self._sites.values(), *self._discarded]
             self._sites.clear()
+            self._discarded.clear()
         for future in futures:
             self._pool.submit(self._close, future)
         self._pool.shutdown(wait=True)

@@ -114,6 +114,8 @@ class Watch:
     stage: str | None = None
     #: Only one of these at a time in one service of the scenario: it fills the limit.
     exclusive: bool = False
+    #: Only one of these at a time in the whole scenario: it takes the server away from everybody.
+    alone: bool = False
     #: The client signs in; POP3 then needs a maildrop of its own.
     signs_in: bool = False
 

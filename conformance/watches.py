@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Mapping
 
-from conformance.check import Channel, Inconclusive
+from conformance.check import Channel, Inconclusive, Mismatch
 from conformance.contract import Stage as Clock
 from conformance.dialects import NotServed
 from conformance.dialects.dialect import Malformed
 from conformance.scenarios import LONGER
+from conformance.target import DriverRefused
 from conformance.visit import Refusal, Visit
 from conformance.watch import Watch, Watcher
 from conformance.wire import Ended, Silent, Wire
@@ -168,6 +169,21 @@ def _trickle(watcher: Watcher) -> None:
     watcher.seen.watched = time.monotonic() - anchor
 
 
+def _restart(watcher: Watcher) -> None:
+    """Stopped and started again at once; then a second server on the same ports."""
+    plain = watcher.endpoint.through(Channel.PLAIN)
+    # The server closes first, so that its side of the connection is left in TIME_WAIT.
+    plain.visit().goodbye()
+    try:
+        plain.site.restart()
+    except DriverRefused as refusal:
+        raise Mismatch("the server to be started again at once", str(refusal)) from None
+    plain.visit().goodbye()
+    if plain.site.start_twin() is None:
+        raise Mismatch("a second server on the same ports to be refused", "it said that it was ready")
+    plain.visit().goodbye()
+
+
 def _long_look(watcher: Watcher) -> None:
     """Far below a long time-out nothing happens."""
     visit = watcher.enter()
@@ -250,7 +266,8 @@ WATCHES: Mapping[str, Watch] = {
     "active_signed_in": Watch("active after signing in", "idle", _active_signed_in, AFTER, signs_in=True),
     "late_probe": Watch("a command shortly before the time is up", "idle", _late_probe, BEFORE),
     "longer": Watch("idle after a command, with a longer time-out", "idle_longer", _in_stage, None, "after_command"),
-    "long": Watch("idle for a while, with a long time-out", "patient", _long_look, BEFORE),
+    "long": Watch("idle for a while, with a long time-out", "general", _long_look, BEFORE),
+    "restart": Watch("stopped and started again", "restarted", _restart, BEFORE, alone=True),
     "trickle": Watch("a request that comes octet by octet and never ends", "brief", _trickle, Clock.TRICKLE),
     "alone": Watch("idle on a server without other traffic", "quiet", _in_stage, None, "after_command"),
     "refill": Watch("the limit filled by idle clients", "idle_and_full", _refill, BEFORE, exclusive=True),
