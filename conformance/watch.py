@@ -25,6 +25,8 @@ from conformance.wire import Ended, Ending, Silent, Wire
 EARLY = 0.95
 LEAST_SLACK = 1.0
 SLACK_SHARE = 0.25
+#: An observer looks up so often while it waits (seconds), and notes how late it was.
+GLANCE = 0.5
 #: An observer that overslept by more than this (seconds) does not judge what it saw too late.
 TRUSTED_LATENESS = 0.25
 
@@ -149,7 +151,7 @@ class Watcher:
                 self.seen.watched = time.monotonic() - anchor
                 break
             try:
-                said += wire.receive(min(left, 0.25))
+                said += wire.receive(min(left, GLANCE))
             except Silent:
                 continue
             except Ended as end:

@@ -20,6 +20,8 @@ from conformance.visit import Refusal, Visit
 from conformance.watch import Watch, Watcher
 from conformance.wire import Ended, Silent, Wire
 
+#: How often a neighbour says something that is never quiet (seconds).
+CHATTER = 0.25
 #: The share of a time-out after which a command comes that must still be in time.
 LATE = 0.75
 #: How long the longest time-out is watched: long enough to outlive every other one (seconds).
@@ -112,7 +114,7 @@ def _beside_a_neighbour(watcher: Watcher) -> None:
 
     def chatter() -> None:
         with contextlib.suppress(Ended, Silent, NotServed, Malformed):
-            while not done.wait(0.1):
+            while not done.wait(CHATTER):
                 watcher.endpoint.dialect.probe(neighbour.wire)
 
     thread = threading.Thread(target=chatter, daemon=True)

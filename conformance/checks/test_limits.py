@@ -34,7 +34,7 @@ LIMITED = ("max_connections",)
 #: How long a limit may be exceeded before it must show (contract: allow 3 s).
 SHOWS_WITHIN = 3.0
 #: A moment without any traffic of ours (seconds).
-QUIET = 0.1
+QUIET = 0.05
 
 
 def require_full(endpoint: Endpoint, holders: list[Visit], door: Door | None = None) -> None:
