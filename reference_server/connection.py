@@ -111,17 +111,14 @@ class Connection:
             self.abort()
             return
         try:
-            if self.phase is Phase.LEAVING or self.phase is Phase.LINGERING:
-                # Said behind the end: it is thrown away, and no sign of life.
-                if not data:
-                    self._client_finished()
-            elif not data:
+            if not data:
                 self._client_finished()
-            elif self._tls is None:
+            elif self.phase is Phase.SESSION and self._tls is None:
                 self._hear(data)
-            else:
+            elif self._tls is not None and self.phase in (Phase.SESSION, Phase.HANDSHAKE):
                 self._tls.feed(data)
                 self._decrypt(self._tls)
+            # Whatever is said behind the end is thrown away, and is no sign of life.
         except Exception:
             self._broke("the connection")
 
@@ -151,10 +148,8 @@ class Connection:
         """The client has said something, in clear or under TLS."""
         self._unasked = False
         self.engine.heard(self)
-        if self._tell(self.session.received, data):
-            # An answer: some request was complete, so whatever is unfinished now has begun just now.
-            self.engine.clock.owes_nothing(self)
-        self._note_unfinished()
+        # With an answer some request was complete, so whatever is unfinished now has begun just now.
+        self._note_unfinished(anew=self._tell(self.session.received, data))
 
     def _handshake(self, tls: TlsPipe) -> bool:
         """Go on with it: whether the session has begun.  Its time is counted as a whole, from its start."""
@@ -184,12 +179,14 @@ class Connection:
         elif not self._at_work:
             self._leave()
 
-    def _note_unfinished(self) -> None:
-        if self.phase is Phase.SESSION and not self._at_work:
-            if self.session.unfinished:
-                self.engine.owes(self)
-            else:
-                self.engine.clock.owes_nothing(self)
+    def _note_unfinished(self, *, anew: bool = False) -> None:
+        if self._at_work or self.phase is not Phase.SESSION:
+            return
+        unfinished = self.session.unfinished
+        if anew or not unfinished:
+            self.engine.clock.owes_nothing(self)
+        if unfinished:
+            self.engine.owes(self)
 
     # -- what the session wants ------------------------------------------------------------------------------------
 
@@ -220,8 +217,8 @@ class Connection:
             if self.phase is not Phase.SESSION:
                 return
             match action:
-                case Send(data):
-                    self._send(data)
+                case Send():
+                    self._send(action.data)
                 case Perform():
                     self._begin_work(action)
                     return
