@@ -1,8 +1,8 @@
 """One connection of the engine's: bytes in, a session's actions out.
 
-Owns: the socket of an admitted client, TLS on it, what is still to be sent, the order in which things happen, and the
-ways in which a connection ends.  Its ticket is given back exactly once, whatever ends it.  Deliberately knows no
-protocol and no limit: :mod:`reference_server.listener` lets clients in, a Session says what they hear.
+Owns: the socket of an admitted client, TLS on it, the order in which things happen, and the ways in which a connection
+ends.  Its ticket is given back exactly once, whatever ends it.  Deliberately knows no protocol and no limit:
+:mod:`reference_server.listener` lets clients in, a Session says what they hear, :mod:`reference_server.outgoing` sends.
 
 Sockets are read and written as soon as they are ready, without a transport or a task in between
 (docs/adr/0001-readiness-callbacks.md).
@@ -13,10 +13,10 @@ from __future__ import annotations
 import enum
 import logging
 import socket
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from reference_server.outgoing import Outgoing
 from reference_server.session import Actions, Close, Peer, Perform, Send, Session, StartTls, Unwatch, Watch
 from reference_server.tls import TlsFailure, TlsPipe
 
@@ -27,16 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READ_AT_ONCE: Final = 1 << 16
-#: With more than this to be sent (octets), nothing more is read from a client and no work is begun for it, so that it
-#: cannot ask for ever more.
-HIGH_WATER: Final = 1 << 18
-#: With no more than this to be sent (octets) both go on: the kernel should not run dry meanwhile.
-LOW_WATER: Final = 1 << 16
-
 #: So many connections are listened to at once after their end; beyond that they are closed without it.
 LINGERING_AT_ONCE: Final = 1024
-
-_RESET = struct.pack("ii", 1, 0)
 
 
 class Phase(enum.Enum):
@@ -51,11 +43,15 @@ class Phase(enum.Enum):
     ENDED = enum.auto()
 
 
+#: Looked up at every event.  On the class itself that would cost more than all else that is done with it (Python 3.11).
+_HANDSHAKE, _SESSION, _LEAVING, _LINGERING, _ENDED = Phase
+
+
 class Connection:
     """An admitted client."""
 
     __slots__ = (
-        "_at_work", "_backlog", "_cancel_watch", "_eof", "_fd", "_held", "_overdue", "_reading", "_sock",
+        "_at_work", "_cancel_watch", "_eof", "_fd", "_held", "_out", "_overdue", "_reading", "_sock",
         "_tls", "_unasked", "_undecrypted", "_upgrading", "_woken", "engine", "peer", "phase", "session",
         "ticket",
     )
@@ -63,15 +59,15 @@ class Connection:
     def __init__(
         self, engine: Engine, sock: socket.socket, peer: Peer, ticket: Ticket, session: Session, *, implicit: bool
     ) -> None:
-        self.phase = Phase.HANDSHAKE if implicit else Phase.SESSION
+        self.phase = _HANDSHAKE if implicit else _SESSION
         self.engine = engine
         self.peer = peer
         self.ticket: Ticket | None = ticket
         self.session = session
         self._sock = sock
         self._fd = sock.fileno()
+        self._out = Outgoing(sock, engine.ready, self)
         self._tls: TlsPipe | None = None
-        self._backlog: bytearray | None = None
         self._reading = False
         self._at_work = False
         self._held: Perform | None = None
@@ -87,7 +83,7 @@ class Connection:
         """The client is in: its time begins, and the handshake or the session."""
         self.engine.heard(self)
         try:
-            if self.phase is Phase.HANDSHAKE:
+            if self.phase is _HANDSHAKE:
                 assert self.engine.tls_context is not None
                 self._tls = TlsPipe(self.engine.tls_context)
             else:
@@ -113,9 +109,9 @@ class Connection:
         try:
             if not data:
                 self._client_finished()
-            elif self.phase is Phase.SESSION and self._tls is None:
+            elif self.phase is _SESSION and self._tls is None:
                 self._hear(data)
-            elif self._tls is not None and self.phase in (Phase.SESSION, Phase.HANDSHAKE):
+            elif self._tls is not None and self.phase in (_SESSION, _HANDSHAKE):
                 self._tls.feed(data)
                 self._decrypt(self._tls)
             # Whatever is said behind the end is thrown away, and is no sign of life.
@@ -124,7 +120,7 @@ class Connection:
 
     def _decrypt(self, tls: TlsPipe) -> None:
         try:
-            if self.phase is Phase.HANDSHAKE and not self._handshake(tls):
+            if self.phase is _HANDSHAKE and not self._handshake(tls):
                 return
             if self._at_work:
                 # Work that the end of the handshake has brought: what came behind it waits.
@@ -139,7 +135,7 @@ class Connection:
             return
         # Key updates and the like are answered here; they are no sign of life (RFC 8446 4.6.3).
         self._put(tls.outgoing())
-        if data and self.phase is Phase.SESSION:
+        if data and self.phase is _SESSION:
             self._hear(data)
         if tls.closed:
             self._client_finished()
@@ -160,9 +156,9 @@ class Connection:
         security = tls.security()
         if security.bits < self.engine.min_cipher_bits:
             raise TlsFailure(f"{security.cipher} has {security.bits} bits only")
-        if self.phase is not Phase.HANDSHAKE:
+        if self.phase is not _HANDSHAKE:
             return False
-        self.phase = Phase.SESSION
+        self.phase = _SESSION
         self.engine.heard(self)
         if self._upgrading:
             self._tell(self.session.secured, security)
@@ -174,13 +170,13 @@ class Connection:
         """FIN, or close_notify: what was asked before is still answered (RFC 1122 4.2.2.13)."""
         self._eof = True
         self._read_no_more()
-        if self.phase is Phase.LINGERING:
+        if self.phase is _LINGERING:
             self._end()
         elif not self._at_work:
             self._leave()
 
     def _note_unfinished(self, *, anew: bool = False) -> None:
-        if self._at_work or self.phase is not Phase.SESSION:
+        if self._at_work or self.phase is not _SESSION:
             return
         unfinished = self.session.unfinished
         if anew or not unfinished:
@@ -214,7 +210,7 @@ class Connection:
 
     def _carry_out(self, actions: Actions) -> None:
         for action in actions:
-            if self.phase is not Phase.SESSION:
+            if self.phase is not _SESSION:
                 return
             match action:
                 case Send():
@@ -241,14 +237,14 @@ class Connection:
     def _start_tls(self) -> None:
         assert self.engine.tls_context is not None, "a session asked for TLS that its policy does not offer"
         self._tls = TlsPipe(self.engine.tls_context)
-        self.phase = Phase.HANDSHAKE
+        self.phase = _HANDSHAKE
         self._upgrading = True
         self.engine.clock.owes_nothing(self)
         self.engine.heard(self)
 
     def _begin_work(self, work: Perform) -> None:
         self._at_work = True
-        if self._backlog is not None and len(self._backlog) > HIGH_WATER:
+        if self._out.is_high:
             # Begun when the client has taken what there is.  Until then its time goes on: it is its turn.
             self._held = work
             if self._overdue:
@@ -260,7 +256,7 @@ class Connection:
 
     def _work_done(self, work: Perform, result: Any, error: Exception | None) -> None:
         self._at_work = False
-        if self.phase is not Phase.SESSION:
+        if self.phase is not _SESSION:
             if self.ticket is None:
                 # The client has gone meanwhile; only now may the session let go of what the job was using.
                 self._tell_ended()
@@ -282,7 +278,7 @@ class Connection:
     def _go_on(self) -> None:
         """Take up what had to wait while the server was at work."""
         self._note_unfinished()
-        if self._undecrypted and not self._at_work and self.phase is Phase.SESSION and self._tls is not None:
+        if self._undecrypted and not self._at_work and self.phase is _SESSION and self._tls is not None:
             self._undecrypted = False
             self._decrypt(self._tls)
         self._tell_woken()
@@ -305,7 +301,7 @@ class Connection:
         if self._at_work or not self._woken:
             return  # told when the work is done
         self._woken = False
-        if self._cancel_watch is not None and self.phase is Phase.SESSION and not self._overdue:
+        if self._cancel_watch is not None and self.phase is _SESSION and not self._overdue:
             # What is done for this is not work that the client asked for: its time goes on meanwhile.
             self._unasked = True
             self._tell(self.session.woken)
@@ -318,67 +314,50 @@ class Connection:
     # -- what is sent ----------------------------------------------------------------------------------------------
 
     def _put(self, octets: bytes) -> None:
-        """Octets for the wire: at once if they fit, behind what is waiting otherwise."""
-        if not octets:
-            return
-        if self._backlog is not None:
-            self._backlog += octets
-        else:
-            try:
-                sent = self._sock.send(octets)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError:
-                self.abort()
-                return
-            if sent == len(octets):
-                return
-            self._backlog = bytearray(octets[sent:])
-            self.engine.ready.add_writer(self._fd, self._writable)
-        if len(self._backlog) > HIGH_WATER:
-            self._read_no_more()
+        """Octets for the wire, behind what is waiting."""
+        if octets:
+            self._out.put(octets)
 
-    def _writable(self) -> None:
-        assert self._backlog is not None
+    def has_said_it(self) -> None:
+        """Everything that was saved up is on its way."""
+        if self.phase is _LEAVING:
+            self._close_our_side()
+
+    def has_sent(self) -> None:
+        """Some of what was waiting is on its way."""
         try:
-            with memoryview(self._backlog) as view:
-                sent = self._sock.send(view)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self.abort()
-            return
-        try:
-            self._has_sent(sent)
+            self._go_on_sending()
         except Exception:
             self._broke("the connection")
 
-    def _has_sent(self, count: int) -> None:
-        """So many octets of what was waiting are on their way."""
-        assert self._backlog is not None
-        del self._backlog[:count]
-        if self._backlog:
-            if not self.at_work and self.phase in (Phase.SESSION, Phase.LEAVING):
+    def _go_on_sending(self) -> None:
+        if self._out.stalled:
+            if not self.at_work and self.phase in (_SESSION, _LEAVING):
                 # A client that takes what it asked for is being served; one that reads nothing makes no progress.
                 self.engine.heard(self)
-            if len(self._backlog) > LOW_WATER:
+            if not self._out.is_low:
                 return
-        else:
-            self._backlog = None
-            self.engine.ready.remove_writer(self._fd)
-            if self.phase is Phase.LEAVING:
-                self._close_our_side()
-                return
+        elif self.phase is _LEAVING:
+            self._close_our_side()
+            return
         held, self._held = self._held, None
         if held is not None:
             self._begin_work(held)
         else:
             self._read_on()
 
+    def sends_too_much(self) -> None:
+        """A client that does not read what it asked for is not asked for more."""
+        self._read_no_more()
+
+    def cannot_send(self) -> None:
+        """The client is gone."""
+        self.abort()
+
     def _read_on(self) -> None:
-        if self._reading or self._at_work or self._eof or self.phase is Phase.ENDED:
+        if self._reading or self._at_work or self._eof or self.phase is _ENDED:
             return
-        if self._backlog is not None and len(self._backlog) > HIGH_WATER:
+        if self._out.is_high:
             return
         self._reading = True
         self.engine.ready.add_reader(self._fd, self._readable)
@@ -403,7 +382,7 @@ class Connection:
             return
         if self._held is None:
             self._farewell(self.session.idled)
-        if self.phase is Phase.LEAVING or self._held is not None:
+        if self.phase is _LEAVING or self._held is not None:
             # It does not read: what could be sent was sent.
             self.abort()
 
@@ -415,34 +394,34 @@ class Connection:
             self._farewell(self.session.stopping)
 
     def _farewell(self, event: Callable[[], Actions]) -> None:
-        if self.phase is Phase.SESSION:
+        if self.phase is _SESSION:
             self._tell(event)
-        if self.phase in (Phase.SESSION, Phase.HANDSHAKE):
+        if self.phase in (_SESSION, _HANDSHAKE):
             self._leave()
 
     def _leave(self) -> None:
         """End in good order: what is waiting goes out, then close_notify, then FIN.  The place is free at once."""
-        if self.phase not in (Phase.SESSION, Phase.HANDSHAKE):
+        if self.phase not in (_SESSION, _HANDSHAKE):
             return
-        self.phase = Phase.LEAVING
+        self.phase = _LEAVING
         if self._tls is not None:
             self._tls.notify_close()
             self._put(self._tls.outgoing())
-        if self.phase is Phase.LEAVING and self._backlog is None:
+        if self.phase is _LEAVING and self._out.empty:
             self._close_our_side()
 
     def _close_our_side(self) -> None:
         if self._eof or len(self.engine.lingering) >= LINGERING_AT_ONCE:
             self._end()
             return
-        self.phase = Phase.LINGERING
+        self.phase = _LINGERING
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             self._end()
             return
         self._let_go()
-        if self.phase is not Phase.LINGERING:
+        if self.phase is not _LINGERING:
             return
         self.engine.lingering.heard(self, self.engine.now())
         self.engine.watch_lingering()
@@ -450,13 +429,10 @@ class Connection:
 
     def abort(self) -> None:
         """End at once, with a reset when something could not be delivered."""
-        if self.phase is Phase.ENDED:
+        if self.phase is _ENDED:
             return
-        if self._backlog is not None:
-            try:
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            except OSError:
-                log.debug("%s: %s is gone already", self.engine.name, self.peer.address)
+        self._out.flush()
+        self._out.give_up()
         self._end()
 
     def _let_go(self) -> None:
@@ -483,13 +459,12 @@ class Connection:
             self._broke("the end of a session")
 
     def _end(self) -> None:
-        if self.phase is Phase.ENDED:
+        if self.phase is _ENDED:
             return
-        self.phase = Phase.ENDED
-        self._read_no_more()
-        if self._backlog is not None:
-            self._backlog = None
-            self.engine.ready.remove_writer(self._fd)
+        self.phase = _ENDED
+        self._reading = False
+        self._out.forget()
+        self.engine.ready.forget(self._fd)
         self.engine.lingering.forget(self)
         self._sock.close()
         self._let_go()

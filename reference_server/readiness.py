@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 
 Callback = Callable[[], None]
 
-#: So many sockets are served before the event loop gets its turn.
-BATCH: Final = 256
+#: So many sockets are served in one turn, and so many turns taken, before the event loop gets its own.
+BATCH: Final = 128
+TURNS: Final = 4
 
 
 class Readiness(Protocol):
@@ -38,6 +39,12 @@ class Readiness(Protocol):
 
     def remove_writer(self, fd: int, /) -> object:
         """Of no effect when there is no writer."""
+
+    def forget(self, fd: int, /) -> object:
+        """Neither reader nor writer any more: the descriptor is about to be closed."""
+
+    def at_turns_end(self, callback: Callback, /) -> bool:
+        """Call back once, when everybody who is ready has been heard; False where nobody is being heard just now."""
 
     def close(self) -> None:
         """Hear of nothing any more."""
@@ -57,6 +64,14 @@ class OfLoop:
         self.add_writer = loop.add_writer
         self.remove_writer = loop.remove_writer
 
+    def forget(self, fd: int) -> None:
+        self.remove_reader(fd)
+        self.remove_writer(fd)
+
+    def at_turns_end(self, callback: Callback) -> bool:
+        del callback  # the loop does not say who else is ready
+        return False
+
     def close(self) -> None:
         """There is nothing of its own to be closed."""
 
@@ -69,6 +84,8 @@ class Epoll:
         self._loop = loop
         self._readers: dict[int, Callback] = {}
         self._writers: dict[int, Callback] = {}
+        self._in_turn = False
+        self._at_end: list[Callback] = []
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def close(self) -> None:
@@ -103,13 +120,33 @@ class Epoll:
         else:
             self._epoll.register(fd, events)
 
+    def forget(self, fd: int) -> None:
+        # The kernel takes what is closed out of the set by itself.
+        self._readers.pop(fd, None)
+        self._writers.pop(fd, None)
+
+    def at_turns_end(self, callback: Callback) -> bool:
+        if self._in_turn:
+            self._at_end.append(callback)
+        return self._in_turn
+
     def _ready(self) -> None:
-        for fd, events in self._epoll.poll(0, BATCH):
-            # Errors and hang-ups are for whoever is there: the next read or write says what it is.
-            if events & ~select.EPOLLOUT and (reader := self._readers.get(fd)) is not None:
-                self._call(reader)
-            if events & ~select.EPOLLIN and (writer := self._writers.get(fd)) is not None:
-                self._call(writer)
+        readers, writers, call = self._readers, self._writers, self._call
+        for _ in range(TURNS):
+            ready = self._epoll.poll(0, BATCH)
+            if not ready:
+                return
+            self._in_turn = True
+            for fd, events in ready:
+                # Errors and hang-ups are for whoever is there: the next read or write says what it is.
+                if events & ~select.EPOLLOUT and (reader := readers.get(fd)) is not None:
+                    call(reader)
+                if events & ~select.EPOLLIN and (writer := writers.get(fd)) is not None:
+                    call(writer)
+            self._in_turn = False
+            at_end, self._at_end = self._at_end, []
+            for callback in at_end:
+                call(callback)
 
     def _call(self, callback: Callback) -> None:
         try:

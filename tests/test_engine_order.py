@@ -11,9 +11,9 @@ from contextlib import suppress
 import pytest
 
 from certs import Authority
-from reference_server import connection
+from reference_server import connection, outgoing
 from reference_server.admission import Limits
-from reference_server.connection import HIGH_WATER, Phase
+from reference_server.connection import Phase
 from reference_server.readiness import OfLoop
 from reference_server.session import Close, Send
 from reference_server.tls import TlsPipe, server_context
@@ -85,7 +85,7 @@ def readable(sock: socket.socket) -> bool:
 
 
 def test_what_is_said_behind_the_end_is_not_heard(room: EngineRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HIGH_WATER", 2 * MUCH)  # reading goes on with a backlog
+    monkeypatch.setattr(outgoing, "HIGH_WATER", 2 * MUCH)  # reading goes on with a backlog
     with room.client() as client:
         client.sendall(b"much %d\nbye\n" % MUCH)
         room.until(lambda: any(each.phase is Phase.LEAVING for each in room.engine.connections))
@@ -141,8 +141,8 @@ def test_no_work_is_begun_for_a_client_that_does_not_take_the_last(room: EngineR
         client.sendall(b"pieces 300\nafterwards\nbye\n")
         room.until(lambda: any(each._held is not None for each in room.engine.connections))
         (served,) = room.on_loop(lambda: list(room.engine.connections))
-        assert served._backlog is not None
-        assert len(served._backlog) <= HIGH_WATER + PIECE
+        assert served._out._waiting is not None
+        assert len(served._out._waiting) <= outgoing.HIGH_WATER + PIECE
         assert room.diary.begun < 300
         assert read_all(client) == b"x" * (300 * PIECE - 1) + b"\nafterwards\nbye\n"
     assert room.diary.begun == 300
@@ -193,7 +193,7 @@ def test_a_client_that_is_reading_when_the_server_stops_gets_the_rest(room: Engi
     with room.client() as client:
         assert read_line(client) == b"hello\n"
         client.sendall(b"much 8000000\n")
-        room.until(lambda: any(each._backlog is not None for each in room.engine.connections))
+        room.until(lambda: any(each._out.stalled for each in room.engine.connections))
         room.on_loop(room.engine.stop)
         assert read_all(client).endswith(b"x\nstopping\n")
 
@@ -265,6 +265,15 @@ def test_so_many_linger_at_once_and_the_next_is_closed_at_once(
     for client in clients:
         client.close()
     room.until(lambda: len(room.engine.lingering) == 0)
+
+
+def test_what_was_answered_before_a_session_broke_still_arrives(room: EngineRoom) -> None:
+    with room.client() as client:
+        assert read_line(client) == b"hello\n"
+        client.sendall(b"confuse\nfine\n")
+        assert read_all(client) == b"fine\n"
+    assert room.engine.bugs == 1
+    room.engine.bugs = 0
 
 
 def test_without_epoll_it_serves_as_well(context: ssl.SSLContext) -> None:

@@ -69,6 +69,10 @@ class State(enum.Enum):
     OVER = "nothing more will be said"
 
 
+#: Looked up for every line.  On the class itself that would cost as much as the rest of the line (Python 3.11).
+_START, _READY, _MAIL, _RCPT, _TEXT, _LOGIN, _VERIFYING, _DELIVERING, _OVER = State
+
+
 @dataclass(frozen=True, slots=True)
 class _Then:
     """A reply (possibly none) and one more action: what ends a round of pipelined commands."""
@@ -80,9 +84,7 @@ class _Then:
 _Outcome: TypeAlias = bytes | _Then
 
 _DELIVERED: Final = b"250 2.0.0 accepted and kept\r\n"
-_EXTENSIONS: Final = (
-    b"250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE %d\r\n250 ENHANCEDSTATUSCODES\r\n" % MAX_SIZE
-)
+_EXTENSIONS: Final = b"250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE %d\r\n250 ENHANCEDSTATUSCODES\r\n" % MAX_SIZE
 _BAD_LINE: Final = {
     Flaw.TOO_LONG: b"500 5.5.2 the line is too long\r\n",
     Flaw.BARE_LF: b"500 5.5.2 lines end with CR LF, not with LF alone\r\n",
@@ -118,7 +120,7 @@ class SmtpSession:
         self._lines = LineReader(sasl.LINE_LIMIT)
         self._peer: Peer  # known from ``connected`` on, which comes before anything else
         self._security: Security | None = None
-        self._state = State.START
+        self._state = _START
         self._client = ""
         self._extended = False
         self._account: Account | None = None
@@ -134,7 +136,7 @@ class SmtpSession:
 
     @property
     def unfinished(self) -> bool:
-        return self._state in (State.TEXT, State.LOGIN) or self._lines.pending
+        return self._state in (_TEXT, _LOGIN) or self._lines.pending
 
     def connected(self, peer: Peer, security: Security | None) -> Actions:
         self._peer = peer
@@ -142,7 +144,7 @@ class SmtpSession:
         return (Send(b"220 %s ESMTP ready\r\n" % self._hostname),)
 
     def received(self, data: bytes) -> Actions:
-        if self._state is State.OVER:
+        if self._state is _OVER:
             return ()
         self._lines.feed(data)
         return self._advance([])
@@ -150,14 +152,14 @@ class SmtpSession:
     def secured(self, security: Security) -> Actions:
         # RFC 3207 4.2: what the client said in clear, its name included, is forgotten.
         self._security = security
-        self._state = State.START
+        self._state = _START
         self._client = ""
         self._extended = False
         self._account = None
         return ()
 
     def failed(self, error: Exception) -> Actions:
-        if self._state is State.VERIFYING:
+        if self._state is _VERIFYING:
             return self._resume(b"454 4.7.0 logins cannot be checked at the moment\r\n")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return self._resume(b"452 4.3.1 no room for this message at the moment\r\n")
@@ -171,10 +173,10 @@ class SmtpSession:
         return (Send(b"421 4.4.2 %s has waited long enough, goodbye\r\n" % self._hostname),)
 
     def stopping(self) -> Actions:
-        if self._state in (State.VERIFYING, State.DELIVERING):
+        if self._state in (_VERIFYING, _DELIVERING):
             self._stopping = True  # a message that is being kept is still answered for first
             return ()
-        if self._state is State.OVER:
+        if self._state is _OVER:
             return ()
         self._end()
         return (self._stop_farewell(),)
@@ -187,7 +189,7 @@ class SmtpSession:
     def _advance(self, replies: list[bytes]) -> Actions:
         lines = self._lines
         while True:
-            if self._state is State.TEXT:
+            if self._state is _TEXT:
                 outcome = self._text_arrived()
                 if outcome is None:
                     break
@@ -212,7 +214,7 @@ class SmtpSession:
         return (Send(replies[0] if len(replies) == 1 else b"".join(replies)),)
 
     def _line_arrived(self, line: Line) -> _Outcome:
-        if self._state is State.LOGIN:
+        if self._state is _LOGIN:
             return self._response(line)
         if isinstance(line, Flaw):
             return _BAD_LINE[line]
@@ -250,7 +252,7 @@ class SmtpSession:
 
     def _resume(self, reply: bytes) -> Actions:
         """Go on after a job."""
-        self._state = State.READY
+        self._state = _READY
         if self._stopping:
             self._end()
             return (Send(reply), self._stop_farewell(), Close())
@@ -299,7 +301,7 @@ class SmtpSession:
         if envelope.size > MAX_SIZE:  # RFC 1870 6.1: before a single octet of it is sent
             return b"552 5.3.4 the message is too large\r\n"
         self._sender = envelope.sender.text
-        self._state = State.MAIL
+        self._state = _MAIL
         return b"250 2.1.0 sender ok\r\n"
 
     def rcpt(self, rest: bytes) -> _Outcome:
@@ -313,14 +315,14 @@ class SmtpSession:
             # RFC 5321 4.5.3.1.10: the client sends the rest in another transaction.
             return b"452 4.5.3 too many recipients\r\n"
         self._recipients[account.name] = account
-        self._state = State.RCPT
+        self._state = _RCPT
         return b"250 2.1.5 recipient ok\r\n"
 
     def data(self, _rest: bytes) -> _Outcome:
         assert self._recipients
         keep = not all(account.discard for account in self._recipients.values())
         self._text = IncomingText(MAX_SIZE, keep=keep)
-        self._state = State.TEXT
+        self._state = _TEXT
         return b"354 send the text, and a line with only a dot after it\r\n"
 
     def rset(self, _rest: bytes) -> _Outcome:
@@ -351,7 +353,7 @@ class SmtpSession:
     def _response(self, line: Line) -> _Outcome:
         exchange = self._exchange
         assert exchange is not None
-        self._state = State.READY
+        self._state = _READY
         self._exchange = None
         if isinstance(line, Flaw):
             return _BAD_RESPONSE[line]
@@ -360,11 +362,11 @@ class SmtpSession:
     def _login_step(self, exchange: sasl.Exchange, step: sasl.Step) -> _Outcome:
         match step:
             case sasl.Challenge(text):
-                self._state = State.LOGIN
+                self._state = _LOGIN
                 self._exchange = exchange
                 return b"334 %s\r\n" % text
             case sasl.Credentials(name, password):
-                self._state = State.VERIFYING
+                self._state = _VERIFYING
                 return _Then(b"", Perform(partial(self._store.authenticate, name, password), self._verified))
             case sasl.Malformed(reason):
                 return b"501 5.5.2 %s\r\n" % reason.encode()
@@ -390,7 +392,7 @@ class SmtpSession:
         if name is None:
             raise BadSyntax(b"501 5.5.4 a domain or an address in brackets is wanted\r\n")
         self._client = name
-        self._state = State.READY
+        self._state = _READY
         self._reset()  # RFC 5321 4.1.4: as if RSET had been said
 
     def _text_arrived(self) -> _Outcome | None:
@@ -405,14 +407,14 @@ class SmtpSession:
             self._lines.feed(behind)
         accounts = tuple(self._recipients.values())
         sender = self._sender
-        self._state = State.READY
+        self._state = _READY
         self._reset()
         if text.too_large:
             return b"552 5.3.4 the message is too large\r\n"
         if all(account.discard for account in accounts):
             self._errors = 0
             return _DELIVERED
-        self._state = State.DELIVERING
+        self._state = _DELIVERING
         only = accounts[0].address if len(accounts) == 1 else None
         trace = Trace(
             sender, self._client, str(self._peer.address), self._policy.hostname, self._transmission, only
@@ -424,8 +426,8 @@ class SmtpSession:
         return self._resume(_DELIVERED)
 
     def _reset(self) -> None:
-        if self._state in (State.MAIL, State.RCPT):
-            self._state = State.READY
+        if self._state in (_MAIL, _RCPT):
+            self._state = _READY
         self._sender = ""
         self._recipients = None
         self._text = None
@@ -434,7 +436,7 @@ class SmtpSession:
 
     def _end(self) -> None:
         """Nothing half-received survives, and nothing more is read."""
-        self._state = State.OVER
+        self._state = _OVER
         self._sender = ""
         self._recipients = None
         self._text = None
@@ -476,19 +478,19 @@ class Command:
     longest: int = COMMAND_LIMIT
 
 
-_ANY: Final = (State.START, State.READY, State.MAIL, State.RCPT)
+_ANY: Final = (_START, _READY, _MAIL, _RCPT)
 
 COMMANDS: Final[dict[bytes, Command]] = {
-    b"MAIL": Command(SmtpSession.mail, (State.READY,),
+    b"MAIL": Command(SmtpSession.mail, (_READY,),
                      # RFC 1870 3, RFC 6152 2 and RFC 4954 3 make room for their parameters.
                      longest=COMMAND_LIMIT + 26 + 17 + 500),
-    b"RCPT": Command(SmtpSession.rcpt, (State.MAIL, State.RCPT)),
-    b"DATA": Command(SmtpSession.data, (State.RCPT,), takes_argument=False),
+    b"RCPT": Command(SmtpSession.rcpt, (_MAIL, _RCPT)),
+    b"DATA": Command(SmtpSession.data, (_RCPT,), takes_argument=False),
     b"EHLO": Command(SmtpSession.greet_extended, _ANY),
     b"HELO": Command(SmtpSession.greet, _ANY),
     b"STARTTLS": Command(SmtpSession.start_tls, _ANY, takes_argument=False),
     # RFC 4954 4: not within a transaction; its line may be as long as any of the exchange.
-    b"AUTH": Command(SmtpSession.auth, (State.READY,), in_clear=False, longest=sasl.LINE_LIMIT),
+    b"AUTH": Command(SmtpSession.auth, (_READY,), in_clear=False, longest=sasl.LINE_LIMIT),
     b"RSET": Command(SmtpSession.rset, _ANY, takes_argument=False),
     b"NOOP": Command(SmtpSession.noop, _ANY),
     b"VRFY": Command(SmtpSession.vrfy, _ANY),
