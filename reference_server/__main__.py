@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -111,6 +112,9 @@ async def _serve(
         loop.add_signal_handler(signal.SIGHUP, reloading.set)
     await server.start()
     _allow_descriptors(server.settings)
+    # What was made up to here stays, and need not be looked at for rubbish again and again.
+    gc.freeze()
+    gc.enable()
     for engine in server.engines.values():
         log.info("%s listens on %s", engine.name, ", ".join(str(door) for door in engine.listeners))
     if tell is not None:

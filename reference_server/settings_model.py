@@ -148,9 +148,10 @@ Secret: TypeAlias = Annotated[SecretStr, Strict()]
 
 
 class _Document(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
-    )
+    """What stands below each key becomes its description in a schema (``settings_schema``), and only there: to read
+    it takes longer than to read most configurations."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class CertificateSettings(_Document):

@@ -6,10 +6,17 @@ have.  Deliberately knows nothing of reading documents; a schema cannot say what
 
 from __future__ import annotations
 
+import ast
+import inspect
+from collections.abc import Iterator
 from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from reference_server.settings_model import (
     CUSTOMARY_IMPLICIT_TLS_PORTS,
+    AccountSettings,
+    CertificateSettings,
     Service,
     ServiceSettings,
     SettingsDocument,
@@ -24,6 +31,9 @@ def json_schema(name: Literal["settings", "scenario"]) -> dict[str, Any]:
     schema = SettingsDocument.model_json_schema()
     properties: dict[str, Any] = schema["properties"]
     definitions: dict[str, Any] = schema["$defs"]
+    for model in (AccountSettings, CertificateSettings, ServiceSettings):
+        _describe(definitions[model.__name__]["properties"], model)
+    _describe(properties, SettingsDocument)
     service = definitions.pop("ServiceSettings")
     _without_null(properties, definitions, service["properties"])
     definitions["AccountSettings"]["allOf"] = [
@@ -61,6 +71,21 @@ def json_schema(name: Literal["settings", "scenario"]) -> dict[str, Any]:
         "minProperties": 1,
     }
     return {"$schema": _DIALECT, **schema, "title": title, "description": title + "."}
+
+
+def _describe(properties: dict[str, Any], model: type[BaseModel]) -> None:
+    """Enter what the model's source says below each key."""
+    for key, words in _descriptions(model):
+        properties[key] = dict(sorted({**properties[key], "description": words}.items()))
+
+
+def _descriptions(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    body = ast.parse(inspect.getsource(model)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    for key, below in zip(body.body, body.body[1:], strict=False):
+        match key, below:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(words))):
+                yield name, inspect.cleandoc(words)
 
 
 def _without(schema: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -2,19 +2,22 @@
 
 Owns: what the reference server is declared to have, and becoming it.  For a run the driver turns into the
 server itself: one process, so that nothing stands between the suite's signals and the server, and killing the
-one kills the other.  The server prints the events of a run on its own.
+one kills the other.  The server prints the events of a run on its own.  It is known here by its command lines
+only, and run in this very interpreter: a suite starts dozens of servers, and most of their start is Python's.
 
     python -m conformance.drivers.reference [--fault NAME] describe | run SCENARIO.json
 """
 
 from __future__ import annotations
 
+import gc
+import io
 import json
-import os
-import subprocess
+import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from conformance.drivers.asked import BadScenario, UnsupportedSetting, read, refuse_what_is_not_offered
 from conformance.drivers.program import say
@@ -78,7 +81,7 @@ def main(arguments: list[str]) -> int:
             return 0
         case ["run", path]:
             status = _refuses(Path(path))
-            return _become_the_server(module, words, path) if status is None else status
+            return _become(module, [*words, "--events", "--exit-with-stdin", path]) if status is None else status
         case _:
             print(f"usage: python -m {__spec__.name} [--fault NAME] describe | run SCENARIO.json", file=sys.stderr)
             return 2
@@ -86,8 +89,8 @@ def main(arguments: list[str]) -> int:
 
 def _describe_faulty(fault: str) -> int:
     """A server that is wrong on purpose may also be described otherwise; only it knows."""
-    command = [sys.executable, "-P", "-m", "reference_server.faults", fault, "--describe"]
-    return subprocess.run(command, input=json.dumps(describe()), text=True, check=False).returncode
+    sys.stdin = io.StringIO(json.dumps(describe()))
+    return _become("reference_server.faults", [fault, "--describe"])
 
 
 def _refuses(path: Path) -> int | None:
@@ -103,9 +106,17 @@ def _refuses(path: Path) -> int | None:
     return None
 
 
-def _become_the_server(module: str, words: list[str], path: str) -> NoReturn:
-    server = [sys.executable, "-P", "-m", module, *words, "--events", "--exit-with-stdin", path]
-    os.execv(sys.executable, server)  # noqa: S606
+def _become(program: str, words: Sequence[str]) -> int:
+    """Run another program in place of this one; its exit status."""
+    # Nothing that is made while a server is read in is ever thrown away: no use in looking for it meanwhile.  The
+    # server looks again from when it listens.
+    gc.disable()
+    sys.argv[1:] = words
+    try:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
 
 
 if __name__ == "__main__":
