@@ -41,6 +41,7 @@ class Accounts:
         logins = [self._login(each) for each in settings]
         self.all: tuple[Account, ...] = tuple(login.account for login in logins)
         self._logins = {login.account.name: login for login in logins}
+        self._names = {account.name.casefold(): account for account in reversed(self.all)}
         self._addresses = {account.address.casefold(): account for account in reversed(self.all)}
         domains = {address.rpartition("@")[2] for address in self._addresses}
         # RFC 5321 4.5.1: mail to postmaster is taken at every domain there is, whether or not somebody is set up.
@@ -52,6 +53,11 @@ class Accounts:
         lines = [login.line for login in logins if login.line is not None]
         self._decoy = max(lines, key=passwords.cost_of) if lines else None
         self._nobody = _Login(Account("", ""), secrets.token_bytes(32), None)
+
+    def named(self, name: str) -> Account | None:
+        """Instant: who has that name, without regard to case; for looking people up, not for signing in."""
+        login = self._logins.get(name)
+        return self._names.get(name.casefold()) if login is None else login.account
 
     def recipient(self, address: str) -> Account | None:
         """Instant: whose address this is, without regard to case; ``postmaster`` needs no domain."""

@@ -155,6 +155,14 @@ class MailStore:
 
     # ---- accounts
 
+    def everybody(self) -> Sequence[Account]:
+        """Instant: all who have an account."""
+        return self._accounts.all
+
+    def named(self, name: str) -> Account | None:
+        """Instant: who has that name, without regard to case."""
+        return self._accounts.named(name)
+
     def recipient(self, address: str) -> Account | None:
         """Instant: whose address this is (domain and local part compared without regard to case)."""
         return self._accounts.recipient(address)

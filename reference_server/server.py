@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reference_server.admission import Limits
 from reference_server.listener import Behaviour, BindError, Door, Engine, Listener, addresses_of, has_ipv6
 from reference_server.mailstore import MailStore
-from reference_server.protocols import imap, pop3, smtp
+from reference_server.protocols import imap, ldap, pop3, smtp
 from reference_server.readiness import Readiness, readiness
 from reference_server.session import Policy, Refusal, Session
 from reference_server.settings import AccountSettings, ServerSettings, Service, ServiceSettings
@@ -56,6 +58,7 @@ SPEAKERS: Mapping[Service, Speaker] = {
     Service.SMTP: Speaker(smtp.SmtpSession, smtp.refusal),
     Service.POP3: Speaker(pop3.Pop3Session, pop3.refusal),
     Service.IMAP: Speaker(imap.ImapSession, imap.refusal),
+    Service.LDAP: Speaker(partial(ldap.LdapSession, now=time.monotonic), ldap.refusal),
 }
 
 

@@ -53,6 +53,7 @@ COMPONENTS: Mapping[str, Component] = {
     "curl": _program("curl"),
     "dovecot": Component(_dovecot, "apt install dovecot-imapd dovecot-pop3d"),
     "faketime": Component(lambda: bool(glob.glob("/usr/lib/*/faketime/libfaketime.so.1")), "apt install faketime"),
+    "ldapsearch": _program("ldapsearch", "ldap-utils"),
     "mbsync": _program("mbsync", "isync"),
     "mpop": _program("mpop"),
     "msmtp": _program("msmtp"),

@@ -89,12 +89,12 @@ class MailServer:
             assert "Traceback" not in said, said
 
 
-def settings(folder: Path, **common: Any) -> dict[str, Any]:
-    """Every service on every channel, on free ports of the loopback; ``common`` goes into each service's table."""
+def settings(folder: Path, *, services: Sequence[str] = SERVICES, **common: Any) -> dict[str, Any]:
+    """Services on every channel, on free ports of the loopback; ``common`` goes into each service's table."""
     authority = Authority.create()
     chain, key = authority.issue().write(folder / "certificate")
     (folder / "root.pem").write_bytes(authority.root_pem)
-    ports = iter(free_ports(2 * len(SERVICES)))
+    ports = iter(free_ports(2 * len(services)))
     return {
         "format": 1,
         "hostname": "mail.example.test",
@@ -111,6 +111,6 @@ def settings(folder: Path, **common: Any) -> dict[str, Any]:
                 "explicit_tls": True,
                 **common,
             }
-            for name in SERVICES
+            for name in services
         },
     }

@@ -30,6 +30,12 @@ class MemoryStore(MailStore):
             return next((account for account in self.accounts if account.admin), None)
         return next((account for account in self.accounts if account.address == address), None)
 
+    def everybody(self) -> Sequence[Account]:
+        return self.accounts
+
+    def named(self, name: str) -> Account | None:
+        return next((account for account in self.accounts if account.name == name.casefold()), None)
+
     def authenticate(self, name: str, password: str) -> Account | None:
         self._may_fail()
         for account in self.accounts:
