@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -111,6 +112,8 @@ def _become(program: str, words: Sequence[str]) -> int:
     # Nothing that is made while a server is read in is ever thrown away: no use in looking for it meanwhile.  The
     # server looks again from when it listens.
     gc.disable()
+    # Nor in looking through every installed package for something that would watch how settings are read.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     sys.argv[1:] = words
     try:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
