@@ -1,12 +1,15 @@
 """The proof that every check can fail: the suite against each server of the ledger that is wrong on purpose.
 
-Owns: which checks are run against which fault, what counts as caught, and the matrix in ``docs/ledger.md``.
+Owns: which checks are run against which fault, running them, and which faults are proved when not all are.  What a
+proof is worth is :mod:`tests.proof`'s, how servers and suites are had quickly :mod:`tests.warm`'s.
 
-    python -m tests.prove [NAME ...]      these faults; without names all of them, and the matrix is written
+    python -m tests.prove                       all; docs/ledger.md is written, and a check without a fault complains
+    python -m tests.prove NAME ...              these
+    python -m tests.prove --changed-since REV --part commits/8 --seconds 150
+                                                those that changes since then concern, then every eighth fault, others
+                                                with every commit; none is begun after 150 s
 
-Caught means: each requirement that the fault breaks was seen to fail (or, where it is no MUST, to be declined), and
-the defect made a difference while that was seen.  Precise means: no other MUST failed but the declared consequences.
-A decoy fails nothing.  The exit status is 1 when one of this does not hold, or when a check has no fault that trips it.
+The exit status is 1 when something was not proved.
 """
 
 from __future__ import annotations
@@ -20,70 +23,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from conformance import requirements
 from conformance.check import Check, all_checks
 from conformance.suite import Selection, Suite
+from conformance.watches import WATCHES
 from reference_server.faults.ledger import FAULTS, HITS, Fault
+from tests.proof import Proof, ledger, unproved
+from tests.warm import Warm
 
-LEDGER = Path(__file__).parent.parent / "docs" / "ledger.md"
-AT_ONCE = 3
-#: Results beside those concerned, the same ones for a fault each time.
-SAMPLE = 24
-WITHIN = 180.0
+ROOT = Path(__file__).parent.parent
+LEDGER = ROOT / "docs" / "ledger.md"
+#: Most of a proof is waiting for time-outs and for what does not come.
+AT_ONCE = 3 * (os.cpu_count() or 1)
+#: Results beside those concerned: so many for which no other server has to be started, and so many under one more
+#: scenario.  The same ones for a fault each time, others for another.
+SAMPLE, FAR_SAMPLE = 12, 6
+WITHIN = 240.0
+#: Seconds that one more proof may take when time is short.
+USUALLY = 25.0
 
-
-@dataclass
-class Proof:
-    """What came out for one fault."""
-
-    fault: Fault
-    results: list[dict[str, Any]] = field(default_factory=list)
-    hits: int = 0
-    troubles: list[str] = field(default_factory=list)
-
-    def failed(self, requirement: str) -> list[dict[str, Any]]:
-        """The results that show it broken."""
-        row = requirements.load()[requirement]
-        return [
-            result
-            for result in self.results
-            if result["requirement"] == requirement
-            and result["service"] in self.fault.services
-            and (
-                result["verdict"] == "fail"
-                or (result["verdict"] == "latitude" and row.level_for(result["service"]) != "MUST")
-            )
-        ]
-
-    def allows(self, requirement: str) -> bool:
-        """Whether it may fail."""
-        declared = {*self.fault.breaks, *self.fault.consequences}
-        return requirement in declared or requirement.partition("-")[0] in declared
-
-    def complaints(self) -> list[str]:
-        """What is wrong with the proof."""
-        told = [f"trouble: {trouble}" for trouble in self.troubles]
-        told += [f"{id_} was not caught" for id_ in self.fault.breaks if not self.failed(id_)]
-        if not self.hits:
-            told.append("the defect was never met")
-        for result in self.results:
-            if result["verdict"] == "error":
-                told.append(f"{result['id']}: error: {result.get('reason', '')[:200]}")
-            elif result["verdict"] == "fail" and (
-                self.fault.is_decoy or (result["level"] == "MUST" and not self.allows(result["requirement"]))
-            ):
-                told.append(f"{result['id']} failed as well: {result.get('actual', '')[:160]}")
-        return told
+Every = Mapping[str, Check]
 
 
-def every_result(fault: Fault | None = None) -> dict[str, Check]:
+def every_result() -> dict[str, Check]:
     """All result ids of the reference server with their checks."""
     suite = Suite.create("reference", None, Selection())
     try:
@@ -92,122 +57,157 @@ def every_result(fault: Fault | None = None) -> dict[str, Check]:
         suite.close()
 
 
-def chosen(fault: Fault, every: dict[str, Check]) -> list[str]:
+def _scenarios(check: Check) -> set[str]:
+    return {check.scenario, *check.scenarios, *(WATCHES[name].scenario for name in check.watches)}
+
+
+def chosen(fault: Fault, every: Every) -> list[str]:
     """Every result of the requirements that the fault breaks, and a sample of the others.
 
     A decoy is tempted by what its description names, in ``consequences``.
     """
-    concerned = set(fault.breaks) or set(fault.consequences)
+    concerned = {*fault.breaks} or {*fault.consequences}
     wanted = [
         id_
         for id_, check in every.items()
         if id_.split("/")[1] in fault.services
         and (check.requirement in concerned or (fault.is_decoy and check.requirement.partition("-")[0] in concerned))
     ]
-    others = [id_ for id_ in every if id_ not in wanted]
-    return wanted + random.Random(fault.name).sample(others, min(SAMPLE, len(others)))
+    draw = random.Random(fault.name)
+    started = {"general"}.union(*(_scenarios(every[id_]) for id_ in wanted))
+    near = [id_ for id_ in every if id_ not in wanted and _scenarios(every[id_]) <= started]
+    far = [id_ for id_ in every if not _scenarios(every[id_]) <= started]
+    if far:
+        started |= _scenarios(every[draw.choice(far)])
+        far = [id_ for id_ in far if _scenarios(every[id_]) <= started]
+    return wanted + draw.sample(near, min(SAMPLE, len(near))) + draw.sample(far, min(FAR_SAMPLE, len(far)))
 
 
-def prove(fault: Fault, every: dict[str, Check]) -> Proof:
+def prove(fault: Fault, every: Every, warm: Warm) -> Proof:
     """Run the suite against one fault."""
-    proof = Proof(fault)
-    with tempfile.TemporaryDirectory() as folder:
-        report, hits = Path(folder) / "report.json", Path(folder) / "hits"
-        driver = shlex.join([sys.executable, "-P", "-m", "conformance.drivers.reference", "--fault", fault.name])
-        command = [sys.executable, "-m", "conformance", "certify", "--driver", driver, "--json", str(report)]
-        command += [f"--only={id_}" for id_ in chosen(fault, every)]
-        environment = {**os.environ, HITS: str(hits)}
-        try:
-            ended = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=WITHIN, check=False
-            )
-        except subprocess.TimeoutExpired:
+    proof, began = Proof(fault), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="listenspec-proof-") as folder:
+        report, hits, output = Path(folder) / "report.json", Path(folder) / "hits", Path(folder) / "output"
+        driver = shlex.join(warm.command("driver", "--fault", fault.name))
+        words = ["certify", "--driver", driver, "--json", str(report)]
+        words += [f"--only={id_}" for id_ in chosen(fault, every)]
+        with output.open("wb") as told:
+            status = warm.run(words, {**os.environ, HITS: str(hits)}, told.fileno(), WITHIN)
+        if status is None:
             proof.troubles.append(f"the run did not end within {WITHIN:g} s")
-            return proof
-        if not report.exists():
-            proof.troubles.append(ended.stderr.strip()[-400:] or f"no report, exit status {ended.returncode}")
-            return proof
-        document = json.loads(report.read_text())
-        proof.results = document["results"]
-        proof.troubles += document.get("troubles", [])
+        elif not report.exists():
+            proof.troubles.append(output.read_text().strip()[-400:] or f"no report, exit status {status}")
+        else:
+            document = json.loads(report.read_text())
+            proof.results = document["results"]
+            proof.troubles += document.get("troubles", [])
         proof.hits = hits.stat().st_size if hits.exists() else 0
+    proof.seconds = time.monotonic() - began
     return proof
 
 
-def unproved(proofs: Iterable[Proof], every: dict[str, Check]) -> list[str]:
-    """Requirements with a check that no fault trips."""
-    tripped = {id_ for proof in proofs for id_ in proof.fault.breaks if proof.failed(id_)}
-    return sorted({check.requirement for check in every.values()} - tripped)
+# -- which faults ----------------------------------------------------------------------------------------------------
 
 
-def ledger(proofs: Sequence[Proof], seconds: float) -> str:
-    """The matrix, as Markdown."""
-    lines = [
-        "# The ledger of faults",
-        "",
-        "Written by `nox -s prove`. Each line is a server that is wrong in one way; the suite must find out. Run one",
-        "by hand with `listenspec serve --fault NAME`, and certify it with",
-        "`listenspec certify --driver 'python -m conformance.drivers.reference --fault NAME'`.",
-        "",
-        "| fault | what it does | caught by (results that failed) | fails with it |",
-        "| --- | --- | --- | --- |",
+def concerned_by(paths: Iterable[str], every: Every) -> list[str]:
+    """The faults that a change of these files concerns, as far as that can be told from their names.
+
+    A module of faults concerns its faults, a module of checks the faults that its checks are to find; the ledger
+    itself and the proof concern all.
+    """
+    modules = {Path(path).stem for path in paths if path.startswith("reference_server/faults/")}
+    checks = {Path(path).name for path in paths if path.startswith("conformance/checks/test_")}
+    everybody = modules & {"ledger", "__init__", "__main__"} or {"tests/proof.py", "tests/warm.py"} & set(paths)
+    rows = {check.requirement for check in every.values() if check.name.partition("::")[0] in checks}
+    tempted = rows | {row.partition("-")[0] for row in rows}
+    return [
+        name
+        for name, fault in FAULTS.items()
+        if everybody
+        or fault.build.__module__.rpartition(".")[2] in modules
+        or rows & set(fault.breaks)
+        or (fault.is_decoy and tempted & set(fault.consequences))
     ]
-    for proof in proofs:
-        if proof.fault.is_decoy:
-            continue
-        caught = ", ".join(f"{id_} ({len(proof.failed(id_))})" for id_ in proof.fault.breaks)
-        others = sorted({r["requirement"] for r in proof.results if r["verdict"] == "fail"} - set(proof.fault.breaks))
-        lines.append(f"| {proof.fault.name} | {proof.fault.description} | {caught} | {', '.join(others) or '-'} |")
-    decoys = [proof for proof in proofs if proof.fault.is_decoy]
-    if decoys:
-        lines += ["", "Legal oddities, of which none may be taken for a fault:", ""]
-        lines += [f"- {proof.fault.name}: {proof.fault.description}" for proof in decoys]
-    by_requirement: dict[str, list[str]] = defaultdict(list)
-    for proof in proofs:
-        for id_ in proof.fault.breaks:
-            if proof.failed(id_):
-                by_requirement[id_].append(proof.fault.name)
-    lines += ["", "| requirement | tripped by |", "| --- | --- |"]
-    lines += [f"| {id_} | {', '.join(names)} |" for id_, names in sorted(by_requirement.items())]
-    lines += ["", f"{len(proofs)} servers.", ""]
-    del seconds
-    return "\n".join(lines)
+
+
+def _changed_since(revision: str) -> list[str]:
+    command = ["git", "-C", str(ROOT), "diff", "--name-only", revision, "--"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def part(names: Sequence[str], which: str) -> list[str]:
+    """Every N-th of ``names`` for ``"K/N"``, beginning with the K-th; ``"commits/N"`` begins with another each time."""
+    first, _, step = which.partition("/")
+    if first == "commits":
+        command = ["git", "-C", str(ROOT), "rev-list", "--count", "HEAD"]
+        first = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return list(names[int(first) % int(step) :: int(step)])
+
+
+# -- the run ---------------------------------------------------------------------------------------------------------
+
+
+def _say(proof: Proof) -> None:
+    complaints = proof.complaints()
+    word = "NOT PROVED" if complaints else "ok"
+    print(f"{word:10} {proof.fault.name} ({proof.hits} hits, {proof.seconds:.0f} s)", flush=True)
+    for complaint in complaints:
+        print(f"           {complaint}", flush=True)
+
+
+def prove_all(names: Sequence[str], every: Every, seconds: float | None) -> tuple[list[Proof], list[str]]:
+    """The proofs of ``names``, told as they come, and those for which there was no time."""
+    began, left_out = time.monotonic(), []
+
+    def attempt(name: str) -> Proof | None:
+        if seconds is not None and time.monotonic() - began + USUALLY > seconds:
+            left_out.append(name)
+            return None
+        return prove(FAULTS[name], every, warm)
+
+    proofs: list[Proof] = []
+    with Warm() as warm, ThreadPoolExecutor(AT_ONCE) as pool:
+        for proof in pool.map(attempt, names):
+            if proof is None:
+                continue
+            if proof.deserves_another_try:
+                print(f"once more  {proof.fault.name}: {proof.complaints()[0]}", flush=True)
+                proof = prove(proof.fault, every, warm)  # noqa: PLW2901
+            proofs.append(proof)
+            _say(proof)
+    return proofs, left_out
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the proof; its exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.prove", description="Prove that every check can fail.")
     parser.add_argument("names", nargs="*", help="faults (default: all)")
-    parser.add_argument("--part", help="K/N: only every N-th fault, beginning with the K-th", metavar="K/N")
+    parser.add_argument("--changed-since", metavar="REV", help="faults that changes since this git revision concern")
+    parser.add_argument("--part", metavar="K/N", help="every N-th fault, from the K-th; commits/N takes turns")
+    parser.add_argument("--seconds", type=float, help="begin no proof that may end later than this")
     options = parser.parse_args(arguments)
-    names = options.names or list(FAULTS)
-    if options.part:
-        first, _, step = options.part.partition("/")
-        names = names[int(first) % int(step) :: int(step)]
-    unknown = [name for name in names if name not in FAULTS]
+    unknown = [name for name in options.names if name not in FAULTS]
     if unknown:
         parser.error(f"there is no fault {', '.join(unknown)}")
     began = time.monotonic()
     every = every_result()
-    proofs: list[Proof] = []
-    bad = 0
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for proof in pool.map(lambda name: prove(FAULTS[name], every), names):
-            proofs.append(proof)
-            complaints = proof.complaints()
-            bad += bool(complaints)
-            print(f"{'NOT PROVED' if complaints else 'ok':10} {proof.fault.name} ({proof.hits} hits)", flush=True)
-            for complaint in complaints:
-                print(f"           {complaint}", flush=True)
-    seconds = time.monotonic() - began
-    if not options.names and not options.part:
-        LEDGER.write_text(ledger(proofs, seconds))
+    names = list(options.names)
+    if options.changed_since:
+        names += concerned_by(_changed_since(options.changed_since), every)
+    if options.part:
+        names += part(list(FAULTS), options.part)
+    whole = not (options.names or options.changed_since or options.part)
+    proofs, left_out = prove_all(list(FAULTS) if whole else list(dict.fromkeys(names)), every, options.seconds)
+    bad = sum(bool(proof.complaints()) for proof in proofs)
+    if left_out:
+        print(f"no time for {', '.join(left_out)}")
+    elif whole:
+        LEDGER.write_text(ledger(proofs))
         missing = unproved(proofs, every)
-        if missing:
-            bad += 1
-            print(f"no fault trips the checks of {', '.join(missing)}")
+        bad += bool(missing)
+        print(*missing, sep="\n")
+    print(f"{len(proofs)} servers in {time.monotonic() - began:.0f} s")
     print(f"{len(proofs) - bad} passed, {bad} failed")
-    print(f"{seconds:.0f} s", file=sys.stderr)
     return 1 if bad else 0
 
 

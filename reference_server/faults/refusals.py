@@ -101,7 +101,7 @@ def counts_ipv6_by_prefix(parts: Parts) -> Parts:
     "refuses-bursts",
     "of more than ten clients that come at the same moment the others are refused, although there is room",
     breaks="PRT-13",
-    consequences="LIM-19 LIM-20 LIM-22 IDL",
+    consequences="LIM IDL EXP TLS ACL IMP CLS",
 )
 def refuses_bursts(parts: Parts) -> Parts:
     class NervousAdmission(Admission):

@@ -1,0 +1,49 @@
+"""A program that is forked from the warm process instead of started: ``python -I -S warm_driver.py SOCKET WORD ...``.
+
+Owns: being a process where the suite wants to start a driver.  It passes signals on, ends as the server ends, and takes
+the server with it when it is killed.  Imports next to nothing: that is the point of it.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import sys
+from _socket import AF_UNIX, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket
+
+
+def main(path: str, words: list[str]) -> int:
+    """Have ``words`` run with our standard streams and environment; the exit status."""
+    wire = socket(AF_UNIX, SOCK_STREAM)
+    wire.connect(path)
+    request = "\0".join([str(len(words)), *words, *(f"{name}={value}" for name, value in os.environ.items())]).encode(
+        errors="surrogateescape"
+    )
+    wire.sendmsg([len(request).to_bytes(4, "big")], [(SOL_SOCKET, SCM_RIGHTS, array.array("i", [0, 1, 2]))])
+    wire.sendall(request)
+    child = int.from_bytes(_exactly(wire), "big")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: _pass_on(child, number))
+    return int.from_bytes(_exactly(wire), "big")
+
+
+def _pass_on(child: int, number: int) -> None:
+    try:
+        os.kill(child, number)
+    except ProcessLookupError:
+        return  # it has just ended, and we are about to hear of it
+
+
+def _exactly(wire: socket) -> bytes:
+    octets = b""
+    while len(octets) < 4:
+        more = wire.recv(4 - len(octets))
+        if not more:
+            raise SystemExit("the warm process has ended")
+        octets += more
+    return octets
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
