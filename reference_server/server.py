@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reference_server.admission import Limits
 from reference_server.listener import Behaviour, BindError, Door, Engine, Listener, addresses_of, has_ipv6
@@ -29,6 +29,8 @@ from reference_server.tls import CertificateError, server_context
 
 if TYPE_CHECKING:
     import ssl
+
+    from reference_server.protocols.http import Application
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +50,38 @@ class StartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """What a service speaks, and how it turns clients away."""
+    """What a service speaks, how it turns clients away, and what is behind it: the mail store, or an application, of
+    which there is one for all sessions of a server."""
 
-    session: Callable[[Policy, MailStore], Session]
+    session: Callable[[Policy, Any], Session]
     refusal: Callable[[Refusal], bytes]
+    behind: Callable[[MailStore, str], Any] = lambda store, _hostname: store
+
+
+def _http_session(policy: Policy, application: Application) -> Session:
+    # Read in where somebody wants it: a server without web interfaces starts sooner.
+    from reference_server.protocols.http import HttpSession
+
+    return HttpSession(policy, application)
+
+
+def _http_refusal(why: Refusal) -> bytes:
+    from reference_server.protocols.http import refusal
+
+    return refusal(why)
+
+
+def _webmail(store: MailStore, hostname: str) -> Application:
+    from reference_server.web.webmail import Webmail
+
+    return Webmail(store, hostname, time.monotonic)
 
 
 SPEAKERS: Mapping[Service, Speaker] = {
     Service.SMTP: Speaker(smtp.SmtpSession, smtp.refusal),
     Service.POP3: Speaker(pop3.Pop3Session, pop3.refusal),
     Service.IMAP: Speaker(imap.ImapSession, imap.refusal),
+    Service.WEBMAIL: Speaker(_http_session, _http_refusal, _webmail),
     Service.LDAP: Speaker(partial(ldap.LdapSession, now=time.monotonic), ldap.refusal),
 }
 
@@ -115,6 +139,7 @@ class Server:
         #: Services that were switched off, until the last of their clients has left.
         self._retired: list[Engine] = []
         self._retired_bugs = 0
+        self._behind: dict[Service, Any] = {}
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="work")
         self._store: MailStore | None = None
         self._ready: Readiness | None = None
@@ -230,10 +255,13 @@ class Server:
             # A context for each service: what one hands out for resumption is of no use at another.
             context = self._parts.context(certificate.chain, certificate.key, settings.min_cipher_bits)
         policy = Policy(settings.hostname, table.explicit_tls, table.require_tls_for_login)
-        speaker, store = self._parts.speakers[service], self._store
-        assert store is not None
+        speaker = self._parts.speakers[service]
+        if service not in self._behind:
+            assert self._store is not None
+            self._behind[service] = speaker.behind(self._store, settings.hostname)
+        behind = self._behind[service]
         return _Plan(
-            Behaviour(lambda: speaker.session(policy, store), speaker.refusal, context, settings.min_cipher_bits),
+            Behaviour(lambda: speaker.session(policy, behind), speaker.refusal, context, settings.min_cipher_bits),
             math.inf if table.idle_timeout is None else table.idle_timeout,
             Limits(table.max_connections, table.max_connections_per_ip or 0, table.allow, table.deny),
             self._parts.doors(table),

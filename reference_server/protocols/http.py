@@ -56,16 +56,22 @@ _REASONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A whole request.  ``path`` is decoded and begins with a slash; names of ``headers`` are in lower case."""
+    """A whole request.  ``path`` is decoded and begins with a slash, ``target`` is the same as it came over the wire.
+
+    Names of ``headers`` are in lower case.
+    """
 
     method: str
     path: str
+    target: str
     query: Mapping[str, list[str]]
     headers: Mapping[str, str]
     body: bytes
     address: IPAddress
     host: str
     secure: bool
+    #: Whether a password may travel on this connection.
+    may_log_in: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,12 +287,14 @@ class HttpSession:
         return Request(
             coming.head.method.decode("latin-1"),
             unquote(target.path) or "/",
+            target.path or "/",
             parse_qs(target.query, keep_blank_values=True, max_num_fields=1000),
             headers,
             bytes(coming.body),
             self._peer.address,
             target.netloc or headers.get("host", ""),
             self._security is not None,
+            self._security is not None or not self._policy.login_needs_tls,
         )
 
     # ---- responses
