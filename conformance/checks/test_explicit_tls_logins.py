@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from conformance.check import NO_CHANNEL, Channel, Inconclusive, Latitude, Mismatch, NotAssessable, check
+from conformance.check import NO_CHANNEL, Channel, Inconclusive, Latitude, Mismatch, NotOffered, check
 from conformance.checks.test_explicit_tls import EXPLICIT, upgrade_only, upgraded
 from conformance.dialects import NotServed, imap, pop3, smtp
 from conformance.dialects.dialect import Login, Malformed
@@ -92,9 +92,16 @@ def test_what_works_without_tls_and_what_is_answered_with_530(endpoint: Endpoint
 
 @check("EXP-16", scenario="login_needs_tls", channels=NO_CHANNEL)
 def test_mail_for_here_is_taken_without_tls(endpoint: Endpoint) -> None:
-    """Known of a server that runs already: whether the world sends its mail there is in no scenario."""
-    del endpoint
-    raise NotAssessable("no server of a scenario is one that the world sends its mail to; a profile says which is")
+    """Where the world sends its mail, whatever logins need."""
+    if endpoint.declared.login.role != "mx":
+        raise NotOffered("it is declared to take mail from those who have signed in only")
+    plain = endpoint.through(Channel.PLAIN)
+    for door in plain.doors:
+        with plain.visit(door) as visit, expecting("a recipient who is here to be accepted before TLS"):
+            smtp.demand(visit.wire, b"MAIL FROM:<sender@example.org>", 250)
+            smtp.demand(visit.wire, b"RCPT TO:<" + plain.credentials.address.encode() + b">", 250)
+            smtp.demand(visit.wire, b"RSET", 250)
+            visit.goodbye()
 
 
 def _user(wire: Wire, endpoint: Endpoint) -> None:
