@@ -91,6 +91,8 @@ class Site:
     folder: Path
     command: list[str]
     authority: Authority
+    #: By service, the shortest time in which a client was greeted (seconds from its connect), as soon as one was.
+    greeted_within: dict[Service, float] = field(default_factory=dict)
 
     def renew_certificate(self, name: str) -> None:
         """Put a fresh certificate and key in the place of one of the scenario's own; the server is not told."""

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 Outcome = TypeVar("Outcome")
 
-#: How long a connection that nobody greets is watched before it counts as left in the backlog (seconds).
+#: How long a connection that nobody greets is watched before it counts as left in the backlog (seconds), beyond twice
+#: the time in which this server greets whom it serves: some take seconds over it, to see who talks first.
 BACKLOG_PATIENCE = 0.7
-#: For servers that greet late, or make room first.
-LATE_PATIENCE = 3.0
+#: For servers that make room first.
+ROOM_PATIENCE = 3.0
 
 
 class Form(enum.StrEnum):
@@ -152,9 +153,12 @@ class Endpoint:
 
     @property
     def patience(self) -> float:
-        """How long a surplus connection is watched before it counts as unanswered."""
-        waits = self.declared.limit.surplus in ("queue", "evict_oldest_unauthenticated")
-        return LATE_PATIENCE if waits else BACKLOG_PATIENCE
+        """How long a connection is watched before it counts as unanswered."""
+        usual = self.site.greeted_within.get(self.service)
+        if usual is None:
+            return PATIENCE
+        gives_way = self.declared.limit.surplus == "evict_oldest_unauthenticated"
+        return 2 * usual + (ROOM_PATIENCE if gives_way else BACKLOG_PATIENCE)
 
     @property
     def addresses(self) -> list[str]:
@@ -239,6 +243,7 @@ class Endpoint:
                 wire.start_tls(self.context(), self.server_name, patience)
                 shaking_hands = False
             self.dialect.greeting(wire, patience)
+            self._was_greeted(time.monotonic() - wire.connected_at)
             if self.channel is Channel.EXPLICIT:
                 self.upgrade(wire)
             self.dialect.act(wire)
@@ -258,6 +263,10 @@ class Endpoint:
             wire.close()
             return Refusal(Form.NONSENSE, str(nonsense))
         return Visit(wire, self)
+
+    def _was_greeted(self, seconds: float) -> None:
+        known = self.site.greeted_within
+        known[self.service] = min(seconds, known.get(self.service, seconds))
 
     def upgrade(self, wire: Wire) -> None:
         """From a greeted session in clear to one under TLS.  Raises :class:`NotServed` when it is not to be had."""

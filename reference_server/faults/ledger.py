@@ -22,7 +22,7 @@ Change = Callable[[ServerSettings], ServerSettings]
 Build = Callable[[Parts], Parts]
 Describe = Callable[[dict[str, Any]], dict[str, Any]]
 
-_MODULES = ("listening", "limits", "refusals", "clocks")
+_MODULES = ("listening", "limits", "refusals", "clocks", "decoys", "decoys_manners", "upgrades")
 
 
 @dataclass(frozen=True, slots=True)
