@@ -244,6 +244,41 @@ def test_a_literal_that_nobody_wants_is_not_taken_for_commands() -> None:
     )
 
 
+@pytest.mark.parametrize("length", [65_510, 65_530, 65_534, 70_000])
+@pytest.mark.parametrize("end", ["\\r\\n", "\\n"])
+def test_what_a_line_announces_is_skipped_however_long_the_line_is(length: int, end: str) -> None:
+    ahead = "x" * length
+    stranger(f"S: * OK *\nC> a {ahead} {{0011+}}{end}x LOGOUT   \\r\\nb NOOP\\r\\n\nS: … BAD *\nS: b OK *")
+
+
+def test_a_client_that_waits_for_leave_sends_no_literal_behind_a_line_that_is_too_long() -> None:
+    stranger(f"S: * OK *\nC: a {'x' * 70_000} {{11}}\nS: * BAD *\nC: b NOOP\nS: b OK *")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"a {'x' * 70_000} {{5000+}}\\r\\n",
+        f"a {'x' * 70_000} {{{'0' * 70}5+}}\\r\\n",
+        f"a LOGIN {{{'9' * 41}+}}\\r\\n",
+        "a LOGIN {5000+}\\n",
+    ],
+)
+def test_what_is_too_large_to_be_skipped_ends_the_session(line: str) -> None:
+    stranger(f"S: * OK *\nC> {line}x LOGOUT\\r\\n\nS: * BYE *\nA: Close")
+
+
+def test_a_line_ended_wrongly_announces_literals_all_the_same() -> None:
+    stranger(
+        """
+        S: * OK *
+        C> a LOGIN {11+}\\nx LOGOUT \\r\\n {2+}\\nxx {10+}\\r\\nx LOGOUT\\r\\n\\r\\nb NOOP\\r\\n
+        S: * BAD *
+        S: b OK *
+        """
+    )
+
+
 # ---- TLS
 
 

@@ -100,3 +100,31 @@ def test_more_can_be_fed_before_everything_is_read() -> None:
     assert reader.line() == b"one"
     reader.feed(b"o\r\n")
     assert reader.line() == b"two"
+
+
+@given(
+    st.lists(st.sampled_from([b"\n", b"\r\n", b"{1+}", b"0123456789" * 4]), max_size=12).map(b"".join),
+    st.lists(st.integers(0, 400), max_size=8),
+)
+def test_how_a_flawed_line_ends_is_known_however_octets_are_cut(data: bytes, cuts: list[int]) -> None:
+    data += b"\n"
+    places = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+    reader = LineReader(70)
+    flawed: list[bytes] = []
+    waits = False
+    for start, end in pairwise(places):
+        reader.feed(data[start:end])
+        while True:
+            if waits:
+                tail = reader.tail()
+                if tail is None:
+                    break
+                flawed.append(tail)
+                waits = False
+            line = reader.line()
+            if line is None:
+                break
+            waits = isinstance(line, Flaw)
+    whole = [line for line in data.splitlines(keepends=True) if len(line) > 70 or not line.endswith(b"\r\n")]
+    assert flawed == [line[-64:] for line in whole]
+    assert not reader.pending

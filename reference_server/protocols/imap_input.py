@@ -29,7 +29,8 @@ MAX_SKIPPED: Final = 2 * MAX_MESSAGE
 # RFC 3501 9: a tag is made of ASTRING-CHARs but without +.
 _TAG: Final = re.compile(rb"[^\x00-\x20\x7f-\xff(){%*\"\\+]+(?= |\Z)")
 _VERB: Final = re.compile(rb"[A-Za-z0-9]+")
-_ANNOUNCED: Final = re.compile(rb"\{([0-9]{1,40})(\+?)\}\Z")
+_ANNOUNCED: Final = re.compile(rb"\{0*+([0-9]*+)(\+?)\}")
+_DIGITS_AND_PLUS: Final = re.compile(rb"[0-9]+\+\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,22 @@ class Continue(enum.Enum):
 Arrival: TypeAlias = Request | Rejected | Continue
 
 
+@dataclass(frozen=True, slots=True)
+class _Announced:
+    """A literal that is to come: its size, whether the client waits for leave, octets of the announcement."""
+
+    size: int
+    waits: bool
+    length: int
+
+
 class RequestReader:
     """What the client has sent and nobody has dealt with.
 
     ``trusted``: whether the client has logged in, after which it may send larger literals.
     """
 
-    __slots__ = ("_begun", "_lines", "_message", "_prefix", "_rejected", "_skipping", "_wanted", "trusted")
+    __slots__ = ("_begun", "_flawed", "_lines", "_message", "_prefix", "_rejected", "_skipping", "_wanted", "trusted")
 
     def __init__(self) -> None:
         self._lines = LineReader(REQUEST_LIMIT)
@@ -100,6 +110,7 @@ class RequestReader:
         self._message: bytearray | None = None
         self._prefix: Append | None = None
         self._skipping = 0
+        self._flawed = False
         self._rejected: Rejected | None = None
 
     @property
@@ -124,22 +135,7 @@ class RequestReader:
         """The next thing to be dealt with; None while more octets are needed for that."""
         while True:
             if self._rejected is not None:
-                if self._skipping:
-                    self._skipping -= len(self._lines.take(self._skipping))
-                    if self._skipping:
-                        return None
-                line = self._lines.line()  # the rest of the request is of no use either
-                if line is None:
-                    return None
-                rejected = self._rejected
-                again = None if isinstance(line, Flaw) else _ANNOUNCED.search(line)
-                if again is not None and again[2]:
-                    outcome = self._skip(rejected, int(again[1]))
-                    if outcome is not None:
-                        return outcome
-                    continue
-                self._rejected = None
-                return rejected
+                return self._rest_of_rejected(self._rejected)
             if self._wanted and not self._literal_arrived():
                 return None
             line = self._lines.line()
@@ -153,8 +149,10 @@ class RequestReader:
 
     def _line_arrived(self, line: Line) -> Arrival | None:
         if isinstance(line, Flaw):
-            return self._reject(Fault.TOO_LONG if line is Flaw.TOO_LONG else Fault.BARE_LF)
-        announced = _ANNOUNCED.search(line) if line.endswith(b"}") else None
+            self._rejected = self._reject(Fault.TOO_LONG if line is Flaw.TOO_LONG else Fault.BARE_LF)
+            self._flawed = True
+            return None
+        announced = _announced(line)
         if self._message is not None:
             return self._message_ended(line, announced)
         if self._begun is None:
@@ -170,7 +168,7 @@ class RequestReader:
             return _request(begun)
         return self._literal_announced(announced)
 
-    def _message_ended(self, line: bytes, announced: re.Match[bytes] | None) -> Arrival | None:
+    def _message_ended(self, line: bytes, announced: _Announced | None) -> Arrival | None:
         assert self._begun is not None
         assert self._message is not None
         assert self._prefix is not None
@@ -185,13 +183,13 @@ class RequestReader:
 
     # ---- literals
 
-    def _literal_announced(self, announced: re.Match[bytes]) -> Arrival | None:
+    def _literal_announced(self, announced: _Announced) -> Arrival | None:
         assert self._begun is not None
-        size = int(announced[1])
+        size = announced.size
         request = _request(bytes(self._begun))
         if isinstance(request, Rejected):
             return self._refuse_literal(announced, request.fault)
-        before = request.text[: -len(announced[0])]
+        before = request.text[: -announced.length]
         if self.trusted and request.verb == b"APPEND" and before:
             # The literal in first place is the mailbox's name, the one in second place the message.
             if size > MAX_MESSAGE:
@@ -206,7 +204,7 @@ class RequestReader:
         else:
             self._begun += b"\r\n"
         self._wanted = size
-        return None if announced[2] else Continue.LITERAL
+        return Continue.LITERAL if announced.waits else None
 
     def _literal_arrived(self) -> bool:
         octets = self._lines.take(self._wanted)
@@ -218,11 +216,40 @@ class RequestReader:
             self._begun += octets
         return not self._wanted
 
-    def _refuse_literal(self, announced: re.Match[bytes] | None, fault: Fault | str) -> Rejected | None:
+    def _refuse_literal(self, announced: _Announced | None, fault: Fault | str) -> Rejected | None:
         rejected = self._reject(fault)
-        if announced is None or not announced[2]:
+        if announced is None or announced.waits:
             return rejected  # a client that asks for leave and gets none sends nothing
-        return self._skip(rejected, int(announced[1]))
+        return self._skip(rejected, announced.size)
+
+    def _rest_of_rejected(self, rejected: Rejected) -> Rejected | None:
+        """Skip what still belongs to a request that is refused: literals that come unasked, and lines behind them."""
+        while True:
+            if self._skipping:
+                self._skipping -= len(self._lines.take(self._skipping))
+                if self._skipping:
+                    return None
+            if self._flawed:
+                # However long or wrongly ended a line is: what it announces at its end is no command.
+                tail = self._lines.tail()
+                if tail is None:
+                    return None
+                self._flawed = False
+                announced = _announced_in(tail)
+            else:
+                line = self._lines.line()
+                if line is None:
+                    return None
+                if isinstance(line, Flaw):
+                    self._flawed = True
+                    continue
+                announced = _announced(line)
+            if announced is None or announced.waits:
+                self._rejected = None
+                return rejected
+            flood = self._skip(rejected, announced.size)
+            if flood is not None:
+                return flood
 
     def _skip(self, rejected: Rejected, size: int) -> Rejected | None:
         # RFC 7888 4: the client sends the literal in any case; it must not be taken for commands.
@@ -248,7 +275,29 @@ class RequestReader:
         self._message = None
         self._prefix = None
         self._skipping = 0
+        self._flawed = False
         self._rejected = None
+
+
+def _announced(line: bytes) -> _Announced | None:
+    """The literal that a line ends with, if any (RFC 3501 4.3, RFC 7888 3)."""
+    if not line.endswith(b"}"):
+        return None
+    start = line.rfind(b"{")
+    found = _ANNOUNCED.fullmatch(line, start) if start >= 0 else None
+    if found is None or found[0][1:2] in (b"+", b"}"):
+        return None
+    # What has more digits than a size can have is too large whatever they are.
+    size = int(found[1] or b"0") if len(found[1]) <= 20 else 10**20
+    return _Announced(size, not found[2], len(line) - start)
+
+
+def _announced_in(tail: bytes) -> _Announced | None:
+    """The same for the tail of a flawed line, in which the bracket may not be seen any more."""
+    end = tail.rstrip(b"\r\n")
+    if _DIGITS_AND_PLUS.fullmatch(end):
+        return _Announced(10**20, waits=False, length=len(end))
+    return _announced(end)
 
 
 def _request(text: bytes) -> Request | Rejected:

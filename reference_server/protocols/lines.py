@@ -25,6 +25,8 @@ class Flaw(enum.Enum):
 Line: TypeAlias = bytes | Flaw
 
 _CR: Final = 0x0D
+_TAIL: Final = 64
+"""Octets that are kept of the end of a flawed line."""
 
 
 class LineReader:
@@ -33,7 +35,7 @@ class LineReader:
     ``limit`` is in octets, the line end included, and may be changed between two lines.
     """
 
-    __slots__ = ("_at", "_begun", "_data", "_skipping", "limit")
+    __slots__ = ("_at", "_begun", "_data", "_skipping", "_tail", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -41,6 +43,7 @@ class LineReader:
         self._at = 0
         self._begun: bytearray | None = None
         self._skipping = False
+        self._tail = b""
 
     @property
     def pending(self) -> bool:
@@ -64,11 +67,27 @@ class LineReader:
         self._at = end + 1
         if self._begun is not None or self._skipping:
             return self._complete(data[start : end + 1])
-        if end - start >= self.limit:
-            return Flaw.TOO_LONG
-        if end > start and data[end - 1] == _CR:
+        if end - start < self.limit and end > start and data[end - 1] == _CR:
             return data[start : end - 1]
-        return Flaw.BARE_LF
+        self._tail = data[max(start, end + 1 - _TAIL) : end + 1]
+        return Flaw.TOO_LONG if end - start >= self.limit else Flaw.BARE_LF
+
+    def tail(self) -> bytes | None:
+        """How the line ends of which a flaw was just reported: at most 64 octets of it, the line end included.
+
+        None while its end has not come.  For protocols in which a line's end says what comes behind it.
+        """
+        if not self._skipping:
+            return self._tail
+        start = self._at
+        end = self._data.find(b"\n", start)
+        if end < 0:
+            self._put_aside(self._data[start:])
+            return None
+        self._at = end + 1
+        self._skipping = False
+        self._keep_tail(self._data[start : end + 1])
+        return self._tail
 
     def take(self, most: int | None = None) -> bytes:
         """Up to ``most`` octets (all, if None) of what is there, whatever they are: a literal, a text.
@@ -88,11 +107,15 @@ class LineReader:
         self._at = 0
         self._begun = None
         self._skipping = False
+        self._tail = b""
 
     def _put_aside(self, rest: bytes) -> Line | None:
         self._data = b""
         self._at = 0
-        if self._skipping or not rest:
+        if not rest:
+            return None
+        if self._skipping:
+            self._keep_tail(rest)
             return None
         if self._begun is None:
             self._begun = bytearray(rest)
@@ -100,9 +123,13 @@ class LineReader:
             self._begun += rest
         if len(self._begun) < self.limit:
             return None
+        self._tail = bytes(self._begun[-_TAIL:])
         self._begun = None
         self._skipping = True
         return Flaw.TOO_LONG
+
+    def _keep_tail(self, more: bytes) -> None:
+        self._tail = (self._tail + more[-_TAIL:])[-_TAIL:]
 
     def _complete(self, end: bytes) -> Line | None:
         """The line that was begun earlier has its LF now."""
@@ -112,6 +139,7 @@ class LineReader:
         assert self._begun is not None
         line = bytes(self._begun) + end
         self._begun = None
-        if len(line) > self.limit:
-            return Flaw.TOO_LONG
-        return line[:-2] if line.endswith(b"\r\n") else Flaw.BARE_LF
+        if len(line) <= self.limit and line.endswith(b"\r\n"):
+            return line[:-2]
+        self._tail = line[-_TAIL:]
+        return Flaw.TOO_LONG if len(line) > self.limit else Flaw.BARE_LF
