@@ -14,8 +14,8 @@ from conformance.check import Channel, Inconclusive, Mismatch, NotAssessable, No
 from conformance.contract import Stage as Clock
 from conformance.dialects import NotServed
 from conformance.dialects.dialect import Malformed
-from conformance.scenarios import LONG
-from conformance.target import ACCOUNTS, DriverError, Target, Unavailable
+from conformance.scenarios import ACCOUNTS, LONG
+from conformance.target import DriverError, Target, Unavailable
 from conformance.transcript import Transcript
 from conformance.visit import Endpoint
 from conformance.watch import LEAST_SLACK, SLACK_SHARE, Seen, Watch, Watcher

@@ -25,6 +25,10 @@ SERVER_V6 = "::1"
 #: TEST-NET-1 (RFC 5737): no address of this machine's.
 FOREIGN = "192.0.2.77"
 
+#: The accounts of every scenario.  The first is for checks; observers share the others, since a maildrop has room for
+#: one POP3 session at a time (RFC 1939 4).
+ACCOUNTS = ("alice", *(f"observer{number}" for number in range(1, 31)))
+
 #: The limit under examination.  Small: what is exact for three is exact for three hundred, and sooner seen.
 LIMIT = 3
 PER_ADDRESS = 2

@@ -25,15 +25,12 @@ from conformance.contract import DeclaredService, Description, Ready, Unsupporte
 from conformance.dialects import DIALECTS
 from conformance.dialects.dialect import Credentials
 from conformance.driver_process import DriverError, DriverProcess, DriverRefused, describe, is_believable
-from conformance.scenarios import SCENARIOS, Scenario
+from conformance.scenarios import ACCOUNTS, SCENARIOS, Scenario
 from conformance.wire_local import Occupied, Reservation, has_ipv6
 from reference_server.settings import Service
 
 #: Ports are taken from here: below the kernel's ephemeral range, above what services customarily use.
 PORTS = range(20000, 32000)
-#: The accounts of every scenario.  The first is for checks; observers share the others, since a maildrop has room for
-#: one POP3 session at a time (RFC 1939 4).
-ACCOUNTS = ("alice", *(f"observer{number}" for number in range(1, 31)))
 #: A freed slot must be usable within this many seconds, or within what the target declares.
 RELEASE = 2.0
 

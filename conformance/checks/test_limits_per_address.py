@@ -10,8 +10,7 @@ from conformance.check import Mismatch, NotAssessable, check
 from conformance.checks.test_limits import SHOWS_WITHIN
 from conformance.dialects import NotServed
 from conformance.dialects.dialect import Credentials
-from conformance.scenarios import CLIENT, PER_ADDRESS, SECOND_CLIENT, SERVER, SERVER_V6
-from conformance.target import ACCOUNTS
+from conformance.scenarios import ACCOUNTS, CLIENT, PER_ADDRESS, SECOND_CLIENT, SERVER, SERVER_V6
 from conformance.visit import Door, Endpoint, Refusal, Visit
 from conformance.wire import Ended, Silent
 from reference_server.settings import Service
