@@ -50,6 +50,9 @@ _HANDSHAKE, _SESSION, _LEAVING, _LINGERING, _ENDED = Phase
 class Connection:
     """An admitted client."""
 
+    #: What speaks TLS for it.
+    pipe_type: type[TlsPipe] = TlsPipe
+
     __slots__ = (
         "_at_work", "_cancel_watch", "_eof", "_fd", "_held", "_out", "_overdue", "_reading", "_sock",
         "_tls", "_unasked", "_undecrypted", "_upgrading", "_woken", "engine", "peer", "phase", "session",
@@ -85,7 +88,7 @@ class Connection:
         try:
             if self.phase is _HANDSHAKE:
                 assert self.engine.tls_context is not None
-                self._tls = TlsPipe(self.engine.tls_context)
+                self._tls = self.pipe_type(self.engine.tls_context)
             else:
                 self._tell(self.session.connected, self.peer, None)
             self._read_on()
@@ -236,7 +239,7 @@ class Connection:
 
     def _start_tls(self) -> None:
         assert self.engine.tls_context is not None, "a session asked for TLS that its policy does not offer"
-        self._tls = TlsPipe(self.engine.tls_context)
+        self._tls = self.pipe_type(self.engine.tls_context)
         self.phase = _HANDSHAKE
         self._upgrading = True
         self.engine.clock.owes_nothing(self)

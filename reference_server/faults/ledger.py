@@ -22,7 +22,10 @@ Change = Callable[[ServerSettings], ServerSettings]
 Build = Callable[[Parts], Parts]
 Describe = Callable[[dict[str, Any]], dict[str, Any]]
 
-_MODULES = ("listening", "limits", "refusals", "clocks", "decoys", "decoys_manners", "upgrades")
+_MODULES = (
+    "listening", "limits", "refusals", "clocks", "decoys", "decoys_manners",
+    "upgrades", "tls_layer", "tls_endings",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
