@@ -56,7 +56,7 @@ def certify(session: nox.Session) -> None:
 
 @nox.session
 def prove(session: nox.Session) -> None:
-    """Prove that every check can fail, against servers that are wrong on purpose."""
+    """Prove that every check can fail, against servers that are wrong on purpose; names or --part K/N behind --."""
     session.install("-e", ".[dev]")
     session.run("python", "-m", "tests.prove", *session.posargs)
 

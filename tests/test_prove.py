@@ -13,7 +13,7 @@ from conformance.check import Check
 from reference_server.faults.ledger import FAULTS, Fault
 from tests import proof as judge
 from tests.proof import Proof, ledger, unproved
-from tests.prove import chosen, concerned_by, every_result, main, part, prove
+from tests.prove import SLOW, chosen, concerned_by, every_result, in_turn, main, part, prove
 from tests.warm import Warm
 
 Result = dict[str, Any]
@@ -287,6 +287,18 @@ def test_parts_make_the_whole() -> None:
     parts = [part(names, f"{number}/7") for number in range(7)]
     assert sorted(name for each in parts for name in each) == sorted(names)
     assert part(names, "commits/7") in parts
+
+
+def test_when_time_is_short_it_is_short_for_others_each_time() -> None:
+    names = list(FAULTS)
+    turns = [in_turn(names, number) for number in range(len(names))]
+    assert all(sorted(turn) == sorted(names) for turn in turns)
+    assert len({turn[0] for turn in turns}) > len(names) // 8
+    assert in_turn([], 3) == []
+
+
+def test_slow_faults_exist() -> None:
+    assert set(SLOW) <= set(FAULTS)
 
 
 # --- Real ones ----------------------------------------------------------------------------------------------------
