@@ -108,6 +108,25 @@ def test_octets_of_a_message(new_store: NewStore) -> None:
     )
 
 
+def test_nul_in_a_message_is_told_as_another_octet_in_its_place(new_store: NewStore) -> None:
+    # SMTP took it in, or another program did; POP3 gives it out as it is.
+    message = b"Subject: a\0b\r\n\r\nc\0d\0\r\n"
+    logged_in(
+        new_store,
+        OPENED
+        + f"""
+        C: a FETCH 1 (RFC822.SIZE BODY.PEEK[] BODY.PEEK[TEXT]<1.2>)
+        S> * 1 FETCH (RFC822.SIZE {len(message)} BODY[] {literal(message.replace(bytes(1), bytes([128])))}
+        S>  BODY[TEXT]<1> {literal(bytes([128]) + b"d")})\\r\\n
+        S: a OK done
+        C: b FETCH 1 ENVELOPE
+        S> * 1 FETCH (ENVELOPE (NIL {literal(b"a" + bytes([128]) + b"b")} NIL NIL NIL NIL NIL NIL NIL NIL))\\r\\n
+        S: b OK done
+        """,
+        [message],
+    )
+
+
 def test_to_read_is_to_see(new_store: NewStore) -> None:
     stores = opened(
         new_store,

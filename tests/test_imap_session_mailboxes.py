@@ -207,6 +207,8 @@ def test_append(new_store: NewStore) -> None:
         S: h BAD *
         C> i APPEND INBOX {{1+}}\\r\\nx {{2+}}\\r\\nyz\\r\\n
         S: i BAD *
+        C> n APPEND INBOX {{3+}}\\r\\na\\0b\\r\\n
+        S: n BAD a message has no NUL in it
         is: finished
         C: j NOOP
         S: j OK *

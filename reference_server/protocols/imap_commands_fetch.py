@@ -134,13 +134,13 @@ def _looks_inside(item: FetchItem) -> bool:
 
 
 def _octets(octets: bytes | None, wanted: tuple[int, int] | None) -> bytes:
-    """As a literal, which may hold anything (but NUL, which messages do not have)."""
+    """As a literal, or NIL where there is nothing of that name."""
     if octets is None:
         return b"NIL"
     if wanted is not None:
         first, most = wanted
         octets = octets[first : first + most]
-    return b"{%d}\r\n%s" % (len(octets), octets)
+    return imap_mime.literal(octets)
 
 
 def _date_time(moment: datetime) -> bytes:

@@ -191,6 +191,8 @@ def append(client: Client, request: Request) -> Job:
         raise BadSyntax("APPEND takes a mailbox and a message as a literal")
     if not message.text:
         raise BadSyntax("a message has at least one octet")
+    if b"\0" in message.text:  # RFC 3501 9: not in a literal, and RFC 3516, which has one for it, is not offered
+        raise BadSyntax("a message has no NUL in it")
     return partial(_append, client, message)
 
 

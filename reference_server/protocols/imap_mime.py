@@ -308,5 +308,13 @@ def _nstring(value: bytes | None) -> bytes:
 def _string(value: bytes) -> bytes:
     if _IN_QUOTES.fullmatch(value):
         return b'"%s"' % value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-    value = value.replace(b"\0", b"")  # RFC 3501 9 (CHAR8): the one octet that no literal may have
-    return b"{%d}\r\n%s" % (len(value), value)
+    return literal(value)
+
+
+def literal(octets: bytes) -> bytes:
+    """Any octets, as they are sent.
+
+    RFC 3501 9 (CHAR8): NUL is the one that may not be sent.  A message can have it, from SMTP or from another program,
+    and is sent with 0x80 in its place: one octet for one, so that sizes and offsets hold, and no letter of UTF-8.
+    """
+    return b"{%d}\r\n%s" % (len(octets), octets.replace(b"\0", b"\x80"))
