@@ -69,6 +69,38 @@ def test_a_disposition_is_a_word_with_parameters() -> None:
     assert word_and_parameters(b" ; x=y") is None
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        # The examples of RFC 2231 3 and 4.1.
+        (
+            b'message/external-body; access-type=URL; URL*0="ftp://"; URL*1="cs.utk.edu/pub/moore/x.tar"',
+            ((b"ACCESS-TYPE", b"URL"), (b"URL", b"ftp://cs.utk.edu/pub/moore/x.tar")),
+        ),
+        (
+            b"application/x-stuff; title*0*=us-ascii'en'This%20is%20even%20more%20; title*1*=%2A%2A%2Afun%2A%2A%2A%20;"
+            b" title*2=\"isn't it!\"",
+            ((b"TITLE*", b"us-ascii'en'This%20is%20even%20more%20%2A%2A%2Afun%2A%2A%2A%20isn%27t%20it!"),),
+        ),
+        (b"a/b; name*=utf-8''%e2%82%ac", ((b"NAME*", b"utf-8''%e2%82%ac"),)),
+        # In any order, with something between them.
+        (b"a/b; name*1=b; x=y; name*2=c; Name*0=a", ((b"NAME", b"abc"), (b"X", b"y"))),
+        # What does not begin, what comes behind a gap, what is there already: as it is written.
+        (b"a/b; name*1=b", ((b"NAME*1", b"b"),)),
+        (b"a/b; name*0=a; name*2=c", ((b"NAME", b"a"), (b"NAME*2", b"c"))),
+        (b"a/b; name*0=a; name*00=b; name*01=c", ((b"NAME", b"a"), (b"NAME*00", b"b"), (b"NAME*01", b"c"))),
+        (b"a/b; name=a; name*0=b; name*1=c", ((b"NAME", b"a"), (b"NAME*0", b"b"), (b"NAME*1", b"c"))),
+        (b"a/b; name*0=a; name*0=b; name*1=c", ((b"NAME", b"ac"), (b"NAME*0", b"b"))),
+        # Only the first piece can say in which character set they are.
+        (b"a/b; name*0=a%; name*1*=%20c", ((b"NAME", b"a%%20c"),)),
+    ],
+)
+def test_parameters_in_pieces_are_told_as_one(written: bytes, read: object) -> None:
+    found = media_type(written)
+    assert found is not None
+    assert found[2] == read
+
+
 def test_languages_have_commas_between() -> None:
     assert words(b"en (English), de,, fr") == [b"en", b"de", b"fr"]
 
@@ -163,7 +195,10 @@ def test_whatever_is_written_can_be_looked_at(value: bytes) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    [b"(", b'"', b"<", b"a ", b"\\", b",", b"[", b";a=", b';a="', b"=?u?q?", b"=?u?q?a?= ", b"\r\n ", b"@", b":", b"="],
+    [
+        *(b"(", b'"', b"<", b"a ", b"\\", b",", b"[", b"=?u?q?", b"=?u?q?a?= ", b"\r\n ", b"@", b":", b"="),
+        *(b";a=", b';a="', b";a*0=b;a*1=c"),
+    ],
 )
 def test_what_is_long_takes_its_length_and_not_the_square_of_it(piece: bytes) -> None:
     value = b"text/plain" + piece * (400_000 // len(piece))

@@ -259,6 +259,16 @@ def test_what_no_quoted_string_can_hold_is_a_literal() -> None:
     assert b"{2}\r\n\x80\x01 " in told
 
 
+def test_a_file_name_in_pieces_is_told_whole() -> None:
+    header = (
+        "Content-Type: application/pdf; name*0=minu; name*1=tes.pdf\n"
+        "Content-Disposition: attachment;\n filename*0*=utf-8''gr%C3%BC;\n filename*1=\"n .pdf\"\n\n"
+    )
+    told = body_structure(parse(crlf(header)), extended=True).decode()
+    assert '("NAME" "minutes.pdf")' in told
+    assert "(\"ATTACHMENT\" (\"FILENAME*\" \"utf-8''gr%C3%BCn%20.pdf\"))" in told
+
+
 # ---- ENVELOPE
 
 

@@ -1,4 +1,4 @@
-"""Header fields of messages as IMAP looks at them (RFC 5322, 2045, 2047, 2183), however badly they are written.
+"""Header fields of messages as IMAP looks at them (RFC 5322, 2045, 2047, 2183, 2231), however badly they are written.
 
 Owns: where fields begin and end, octet for octet, and what is in the structured ones: parameters and addresses.  Knows
 no message as a whole and no IMAP response.  Nothing here raises, and everything takes time in proportion to the length
@@ -10,7 +10,7 @@ from __future__ import annotations
 import binascii
 import codecs
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,8 @@ _TOKEN: Final = rb"[^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]+"
 _TYPE: Final = re.compile(rb"\s*+(" + _TOKEN + rb")\s*+/\s*+(" + _TOKEN + rb")\s*+(?=;|\Z)")
 _WORD: Final = re.compile(rb"\s*+(" + _TOKEN + rb")")
 _PARAMETER: Final = re.compile(rb';\s*+([^\s=;"]++)\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"?|([^;\s]*+))', re.DOTALL)
+_PIECE: Final = re.compile(rb"([^*]+)\*(0|[1-9][0-9]{0,3})(\*?)")
+_NOT_IN_EXTENDED: Final = re.compile(rb"[^!#$&+\-.0-9A-Z^_`a-z{|}~]")
 _COMMENTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?|\\.|[()]|[^"\\()]++', re.DOTALL)
 _LEXEME: Final = re.compile(
     rb'"(?P<quoted>(?:[^"\\]|\\.)*+)"?|(?P<literal>\[[^\[\]]*+\]?)|(?P<special>[()<>@,;:.])|(?P<space>[ \t\r\n]++)'
@@ -106,7 +108,47 @@ def words(value: bytes) -> list[bytes]:
 
 def _parameters(plain: bytes, at: int) -> tuple[tuple[bytes, bytes], ...]:
     found = _PARAMETER.finditer(plain, at)
-    return tuple((match[1].upper(), match[3] if match[2] is None else _unquoted(match[2])) for match in found)
+    return _joined([(match[1].upper(), match[3] if match[2] is None else _unquoted(match[2])) for match in found])
+
+
+def _joined(pairs: list[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
+    """The parameters with their continuations put together, which RFC 2231 6 wants of IMAP servers.
+
+    What has a character set stays encoded and keeps the ``*`` at its name.
+    """
+    if not any(name.endswith((b"*0", b"*0*")) for name, _ in pairs):
+        return tuple(pairs)
+    written = {name for name, _ in pairs}
+    pieces: dict[bytes, dict[int, int]] = {}
+    for place, (name, _) in enumerate(pairs):
+        if piece := _PIECE.fullmatch(name):
+            pieces.setdefault(piece[1], {}).setdefault(int(piece[2]), place)
+    gone: set[int] = set()
+    whole: dict[int, tuple[bytes, bytes]] = {}
+    for base, places in pieces.items():
+        if 0 not in places:
+            continue
+        encoded = pairs[places[0]][0].endswith(b"*")
+        if (base + b"*" if encoded else base) in written:
+            continue
+        chain = [places[number] for number in _in_a_row(places)]
+        values = [
+            _NOT_IN_EXTENDED.sub(lambda octet: b"%%%02X" % ord(octet[0]), pairs[place][1])
+            if encoded and not pairs[place][0].endswith(b"*")
+            else pairs[place][1]
+            for place in chain
+        ]
+        gone.update(chain)
+        whole[min(chain)] = (base + b"*" if encoded else base, b"".join(values))
+    return tuple(whole.get(place, pair) for place, pair in enumerate(pairs) if place in whole or place not in gone)
+
+
+def _in_a_row(numbers: Container[int]) -> Iterator[int]:
+    """0, 1, 2 and so on, up to the first that is missing."""
+    number = 0
+    while number in numbers:
+        yield number
+        number += 1
 
 
 def _without_comments(value: bytes) -> bytes:
