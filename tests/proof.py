@@ -68,7 +68,7 @@ class Proof:
             told += [f"nothing of {id_} was judged{self._instead(id_)}" for id_ in self._untempted()]
         for result in self.results:
             if result["verdict"] == "error":
-                told.append(f"{result['id']}: error: {result.get('reason', '')[:200]}")
+                told.append(f"{result['id']}: error: {result.get('reason', '')[-300:]}")
             elif result["verdict"] == "fail" and (
                 self.fault.is_decoy or (result["level"] == "MUST" and not self.allows(result["requirement"]))
             ):

@@ -79,12 +79,12 @@ def takes_leave_in_other_words(parts: Parts) -> Parts:
 
 @fault(
     "ends-idle-clients-late",
-    "an idle client is ended when nine tenths of the tolerance are over",
+    "an idle client is ended when four fifths of the tolerance are over",
     consequences=IDLE + " IDL-03 IDL-05 IDL-06 IDL-08 IDL-10 IDL-24 IDL-25 LIM-08",
     change=lambda settings: changed(
         settings,
         idle_timeout=lambda table: table.idle_timeout
-        and table.idle_timeout + 0.9 * max(1.0, table.idle_timeout / 4),
+        and table.idle_timeout + 0.8 * max(1.0, table.idle_timeout / 4),
     ),
 )
 def ends_idle_clients_late(parts: Parts) -> Parts:
