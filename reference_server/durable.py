@@ -14,7 +14,7 @@ import errno
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 
@@ -108,13 +108,28 @@ def _close(kept: dict[str, int], retired: list[int]) -> None:
 
 def make_folder(path: Path) -> None:
     """A folder with all that lead to it, for the owner's eyes only; it may be there already."""
+    make_folders([path])
+
+
+def make_folders(paths: Iterable[Path]) -> None:
+    """Several; whatever folder they are made in is synced once, when all are there."""
+    grown: dict[Path, None] = {}
+    try:
+        for path in paths:
+            _make(path, grown)
+    finally:
+        for folder in grown:
+            sync_folder(folder)
+
+
+def _make(path: Path, grown: dict[Path, None]) -> None:
     if path.is_dir():
         return
     if path.parent != path:
-        make_folder(path.parent)
+        _make(path.parent, grown)
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
-    sync_folder(path.parent)
+    grown[path.parent] = None
 
 
 def write_all(descriptor: int, data: bytes) -> None:

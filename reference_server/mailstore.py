@@ -17,7 +17,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,7 +146,7 @@ class MailStore:
         Raises OSError; then everything is as before, but for empty folders.
         """
         fresh = Accounts(accounts)
-        rooms = {account.name: self._furnished(account) for account in fresh.all}
+        rooms = self._furnished(fresh.all)
         for settings in accounts:
             self._seed(rooms[settings.name], settings.inbox)
         with self._lock:
@@ -347,15 +347,14 @@ class MailStore:
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, "there is no such account any more", account.name) from None
 
-    def _furnished(self, account: Account) -> _Room:
-        room = self._rooms.get(account.name)
-        if room is not None:
-            return room
-        room = _Room(self._root / maildir.account_folder(account.name))
-        for part in ("tmp", "cur", "new"):
-            durable.make_folder(room.folder / part)
-        _sweep(room)
-        return room
+    def _furnished(self, accounts: Iterable[Account]) -> dict[str, _Room]:
+        """By name, the rooms of all, made where they are missing."""
+        rooms = {account.name: self._rooms.get(account.name) for account in accounts}
+        fresh = {name: _Room(self._root / maildir.account_folder(name)) for name, room in rooms.items() if room is None}
+        durable.make_folders(room.folder / part for room in fresh.values() for part in ("tmp", "cur", "new"))
+        for room in fresh.values():
+            _sweep(room)
+        return {name: room or fresh[name] for name, room in rooms.items()}
 
     def _seed(self, room: _Room, messages: Sequence[Path]) -> None:
         done = room.folder / "seeded"
