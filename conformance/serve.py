@@ -58,12 +58,16 @@ def serve(config: Path | None = None, *, offset: int = OFFSET, fault: str | None
 
 
 def list_faults() -> None:
-    """Print the name of every fault that a server may be given, and what it does wrong."""
+    """Print the name of every fault that a server may be given, and what it does wrong; then what is only odd."""
     from reference_server.faults import FAULTS
 
     width = max(len(name) for name in FAULTS)
-    for fault in FAULTS.values():
-        print(f"{fault.name:{width}}  {fault.description}")
+    for decoys in (False, True):
+        if decoys:
+            print("\nWhat is legal, and often taken for wrong:")
+        for fault in FAULTS.values():
+            if fault.is_decoy is decoys:
+                print(f"{fault.name:{width}}  {fault.description}")
 
 
 def _run(config: Path, fault: str | None) -> int:
