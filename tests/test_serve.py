@@ -179,9 +179,10 @@ def test_the_password_is_another_one_each_time_and_in_no_repr(tmp_path: Path) ->
 
 def test_every_fault_is_listed_with_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     list_faults()
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(FAULTS)
-    assert any(line.startswith("denied-clients-keep-a-place ") for line in lines)
+    wrong, _, odd = capsys.readouterr().out.partition("\n\n")
+    for told, decoys in ((wrong.splitlines(), False), (odd.splitlines()[1:], True)):
+        assert [line.split()[0] for line in told] == [name for name in FAULTS if FAULTS[name].is_decoy is decoys]
+    assert "denied-clients-keep-a-place " in wrong
 
 
 def test_a_misspelt_fault_is_recognised(capsys: pytest.CaptureFixture[str]) -> None:
