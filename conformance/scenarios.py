@@ -21,6 +21,13 @@ UNBOUND_SERVER = "127.0.0.4"
 CLIENT = "127.0.1.1"
 SECOND_CLIENT = "127.0.1.2"
 DENIED_CLIENT = "127.0.66.1"
+#: Ranges of client addresses, for their ends to be tried (ACL).  All are loopback.
+RANGE = ("127.0.70.10", "127.0.70.20")
+NETWORKS = ("127.0.71.0/24", "127.0.72.128/25", "127.0.73.6/31", "127.0.74.9/32")
+#: Denied, though within a network that is allowed; and allowed, though within one that is denied.
+DENIED_WITHIN = "127.0.71.64/26"
+ALLOWED_WITHIN = "127.0.75.7"
+DENIED_AROUND = "127.0.75.0/24"
 SERVER_V6 = "::1"
 #: TEST-NET-1 (RFC 5737): no address of this machine's.
 FOREIGN = "192.0.2.77"
@@ -232,6 +239,36 @@ SCENARIOS: Mapping[str, Scenario] = _scenarios(
         "one client address denied, on a dual-stack listener",
         _with(bind=["*"], deny=[DENIED_CLIENT]),
         frozenset({"bind", "restrictions"}),
+    ),
+    Scenario(
+        "allowed_only",
+        "a list of allowed ranges, and denied ones that overlap with them, on every port and two addresses",
+        _with(
+            bind=[SERVER, SECOND_SERVER],
+            plain_ports=2,
+            implicit_ports=2,
+            allow=[CLIENT, "-".join(RANGE), *NETWORKS, ALLOWED_WITHIN],
+            deny=[DENIED_WITHIN, DENIED_AROUND],
+        ),
+        frozenset({"bind", "restrictions"}),
+    ),
+    Scenario(
+        "allowed_everywhere",
+        "all IPv4 clients of the loopback are allowed but one network, on a dual-stack listener",
+        _with(bind=["*"], allow=["127.0.0.0/8"], deny=["127.0.66.0/24"]),
+        frozenset({"bind", "restrictions"}),
+    ),
+    Scenario(
+        "spelled_out",
+        "an IPv6 address is denied, in a spelling that no program would choose",
+        _with(bind=["*"], deny=["0000:0000:0000:0000:0000:0000:0000:0001"]),
+        frozenset({"bind", "restrictions"}),
+    ),
+    Scenario(
+        "relisted",
+        "address lists that are changed at run time",
+        _with(bind=[SERVER]),
+        frozenset({"restrictions", "reload"}),
     ),
     Scenario("unlimited", "no limit: zero", _with(max_connections=0), frozenset({"max_connections"})),
     Scenario(
