@@ -73,7 +73,7 @@ class Scenario:
     ``defaults`` becomes the settings' own table of defaults.  ``may_refuse``: not to start is an answer too.
     ``must_start``: not to start is a failure of the server's.  ``hurried``: timers that nobody can set are wanted on
     a faster clock.  ``certificates`` are issued for this scenario alone, beside ``main``, which all share: they can be
-    replaced while it runs.
+    replaced while it runs.  Of those that are ``spoilt`` the key cannot be read.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Scenario:
     hurried: bool = False
     must_start: bool = False
     certificates: tuple[str, ...] = ()
+    spoilt: tuple[str, ...] = ()
 
 
 def usual(
@@ -269,6 +270,21 @@ SCENARIOS: Mapping[str, Scenario] = _scenarios(
         "address lists that are changed at run time",
         _with(bind=[SERVER]),
         frozenset({"restrictions", "reload"}),
+    ),
+    Scenario(
+        "switched",
+        "ports in clear and ports of implicit TLS that are switched on and off at run time",
+        _with(bind=[SERVER]),
+        frozenset({"implicit_tls", "reload"}),
+    ),
+    Scenario(
+        "no_key",
+        "a certificate without a key that could be read",
+        _with(certificate="keyless"),
+        frozenset({"implicit_tls", "certificate"}),
+        certificates=("keyless",),
+        spoilt=("keyless",),
+        may_refuse=True,
     ),
     Scenario("unlimited", "no limit: zero", _with(max_connections=0), frozenset({"max_connections"})),
     Scenario(

@@ -256,6 +256,8 @@ class Target:
             for name in scenario.certificates:
                 chain, key = write_certificate(self.authority, folder / name)
                 settings["certificates"][name] = {"chain": str(chain), "key": str(key)}
+                if name in scenario.spoilt:
+                    key.write_bytes(b"-----BEGIN NOTHING-----\n")
             if not running:
                 raise Unavailable(f"no service offers what the scenario is about ({', '.join(sorted(scenario.needs))})")
             process = DriverProcess.start(

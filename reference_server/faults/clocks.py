@@ -315,7 +315,7 @@ def busy_neighbours_put_it_off(parts: Parts) -> Parts:
 @fault(
     "tls-has-its-own-time-out",
     "sessions under TLS have the built-in time-out of five minutes",
-    breaks="IDL-23",
+    breaks="IDL-23 IMP-07",
     consequences=NEVER,
 )
 def tls_has_its_own_time_out(parts: Parts) -> Parts:

@@ -87,7 +87,7 @@ def zero_means_fifty(parts: Parts) -> Parts:
 @fault(
     "implicit-not-counted",
     "connections to the implicit TLS port are not counted",
-    breaks="LIM-11",
+    breaks="LIM-11 IMP-05",
     consequences=COUNTING,
 )
 def implicit_not_counted(parts: Parts) -> Parts:
