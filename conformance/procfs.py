@@ -7,6 +7,7 @@ the answers are empty, and `AVAILABLE` says so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
@@ -21,7 +22,7 @@ IPAddress: TypeAlias = IPv4Address | IPv6Address
 PROC = Path("/proc")
 AVAILABLE = (PROC / "self/stat").exists() and (PROC / "net/tcp").exists()
 
-_LISTEN = "0A"  # TCP_LISTEN in the kernel's include/net/tcp_states.h
+_ESTABLISHED, _LISTEN = "01", "0A"  # the kernel's include/net/tcp_states.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,19 @@ def listening() -> frozenset[tuple[IPAddress, int]]:
     return frozenset((address, port) for address, port, state in _sockets() if state == _LISTEN)
 
 
+def clients(pid: int) -> int:
+    """How many TCP connections a process holds; 0 when it has gone or may not be looked at."""
+    established = {line.split()[9] for line in _socket_lines() if line.split()[3] == _ESTABLISHED}
+    held = 0
+    try:
+        for entry in os.scandir(PROC / str(pid) / "fd"):
+            kind, _, inode = os.readlink(entry.path).partition(":")
+            held += kind == "socket" and inode.strip("[]") in established
+    except OSError:
+        return 0
+    return held
+
+
 def has_ipv6() -> bool:
     """Whether the kernel speaks IPv6."""
     return (PROC / "net/if_inet6").exists()
@@ -126,15 +140,16 @@ def free_ports(count: int, *, without: Iterable[int] = ()) -> list[int]:
 
 
 def _sockets() -> Iterator[tuple[IPAddress, int, str]]:
+    for line in _socket_lines():
+        _, local, _, state, *_ = line.split()
+        host, port = local.split(":")
+        yield _address(host), int(port, 16), state
+
+
+def _socket_lines() -> Iterator[str]:
     for table in ("tcp", "tcp6"):
-        try:
-            lines = (PROC / "net" / table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            _, local, _, state, *_ = line.split()
-            host, port = local.split(":")
-            yield _address(host), int(port, 16), state
+        with contextlib.suppress(OSError):
+            yield from (PROC / "net" / table).read_text().splitlines()[1:]
 
 
 def _address(text: str) -> IPAddress:

@@ -11,6 +11,7 @@ import sys
 _MODULES = {
     "reference": "conformance.drivers.reference",
     "dovecot": "conformance.drivers.dovecot",
+    "postfix": "conformance.drivers.postfix",
 }
 
 NAMES: tuple[str, ...] = tuple(_MODULES)

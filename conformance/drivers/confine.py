@@ -36,15 +36,19 @@ class Mounts:
         return bool(self.files or self.empty)
 
 
-def before_exec(parent: int, mounts: Mounts) -> Callable[[], None]:
+def before_exec(parent: int, mounts: Mounts, *, session: bool = False) -> Callable[[], None]:
     """What a server's first process does between fork and exec: `subprocess.Popen(preexec_fn=...)`.
 
-    It becomes the leader of a process group, sees ``mounts``, and is killed when ``parent``, the process that
-    forks it, ends.  That alone is not enough: what it starts in turn would stay, see `watch_over`.
+    It becomes the leader of a process group (and of a ``session``, for a server that insists on one), sees
+    ``mounts``, and is killed when ``parent``, the process that forks it, ends.  That alone is not enough: what it
+    starts in turn would stay, see `watch_over`.
     """
 
     def prepare() -> None:
-        os.setpgrp()
+        if session:
+            os.setsid()
+        else:
+            os.setpgrp()
         if mounts:
             _unshare_mounts()
             _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount --make-rprivate /")
@@ -53,11 +57,16 @@ def before_exec(parent: int, mounts: Mounts) -> Callable[[], None]:
             for place in mounts.empty:
                 flags = _MS_NOSUID | _MS_NODEV
                 _check(_libc.mount(b"tmpfs", bytes(place), b"tmpfs", flags, b"mode=1777"), f"mount {place}")
-        _check(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl")
-        if os.getppid() != parent:  # it died before the kernel knew that we care
-            os.kill(os.getpid(), signal.SIGKILL)
+        die_with(parent)
 
     return prepare
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process as soon as ``parent``, which forked it, has ended."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl")
+    if os.getppid() != parent:  # it died before the kernel knew that we care
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _unshare_mounts() -> None:
@@ -88,11 +97,11 @@ def mounts_allowed() -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def watch_over(group: int) -> int:
+def watch_over(group: int, *, join: bool = True) -> int:
     """Start a watchdog that kills a process group as soon as this process is gone, however it went.
 
-    The watchdog joins the group, so that whoever kills that on purpose ends the watchdog as well.  Returns
-    its pid, for `os.waitpid`.
+    The watchdog joins the group, so that whoever kills that on purpose ends the watchdog as well; in another session
+    it cannot, and has to be killed by itself.  Returns its pid, for `os.waitpid`.
     """
     ours, theirs = os.pipe()
     child = os.fork()
@@ -104,7 +113,8 @@ def watch_over(group: int) -> int:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        os.setpgid(0, group)
+        if join:
+            os.setpgid(0, group)
         nothing = os.open(os.devnull, os.O_RDWR)
         for inherited in (0, 1, 2):
             os.dup2(nothing, inherited)

@@ -17,23 +17,18 @@ import os
 import pwd
 import shutil
 import signal
-import socket
-import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from ipaddress import IPv4Address, ip_address
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from conformance import procfs
-from conformance.drivers import confine, dovecot_conf
+from conformance.drivers import confine, dovecot_conf, listeners
 from conformance.drivers.asked import Asked, JsonObject, UnsupportedSetting
 from conformance.drivers.program import DriverFailed, main
-
-Listener: TypeAlias = tuple[procfs.IPAddress, int]
 
 _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"))
 _LIBEXEC = (Path("/usr/lib/dovecot"), Path("/usr/libexec/dovecot"), Path("/usr/local/libexec/dovecot"))
@@ -141,7 +136,7 @@ class Dovecot:
         self._folder = Path()
         self._borrowed: Path | None = None
         self._place: dovecot_conf.Place | None = None
-        self._listeners: frozenset[Listener] = frozenset()
+        self._listeners: frozenset[listeners.Listener] = frozenset()
 
     def describe(self) -> JsonObject:
         """What is declared of Dovecot; the version is empty where it is not installed."""
@@ -152,11 +147,11 @@ class Dovecot:
     def start(self, asked: Asked) -> JsonObject:
         """Start Dovecot and wait until every listener is open."""
         binary = _installed(asked)
-        _require_free(asked, self._listeners)
+        listeners.require_free(asked, self._listeners)
         self._folder = asked.data / ".dovecot"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._place = self._choose_place(asked)
-        _require_searchable(self._folder)
+        listeners.require_searchable(self._folder, "Dovecot")
         files = dovecot_conf.files(asked, self._place)
         conf = self._write(files)
         self._seed(asked)
@@ -185,7 +180,7 @@ class Dovecot:
         assert self._master is not None
         assert self._place is not None
         before = frozenset(_login_processes(self._master.pid))
-        _require_free(asked, self._listeners)
+        listeners.require_free(asked, self._listeners)
         files = dovecot_conf.files(asked, self._place)
         draft = self._folder / "draft.conf"
         draft.write_text(files.dovecot_conf)
@@ -295,7 +290,7 @@ class Dovecot:
         its listeners; that a port is open is not enough, since it gives up when a later one cannot be opened.
         """
         assert self._master is not None
-        wanted, until = _listeners(asked), time.monotonic() + within
+        wanted, until = listeners.wanted(asked), time.monotonic() + within
         closing = self._listeners - wanted
         while True:
             opened = procfs.listening()
@@ -319,51 +314,6 @@ def _installed(asked: Asked) -> str:
     if not _version().startswith("2.3."):
         raise UnsupportedSetting("services", f"Dovecot {_version()} is configured in another way than 2.3")
     return binary
-
-
-def _require_free(asked: Asked, ours: frozenset[Listener]) -> None:
-    """A port that somebody else holds is an error before anything is started."""
-    for address, port in sorted(_listeners(asked) - ours, key=str):
-        others = procfs.listening() - ours
-        if any(port == taken and _meet(address, other) for other, taken in others):
-            raise DriverFailed(f"port {port} on {address} is in use already")
-
-
-def _meet(one: procfs.IPAddress, other: procfs.IPAddress) -> bool:
-    """Whether two listeners on one port would be in each other's way.  Dovecot's on :: are for IPv6 alone."""
-    if one.version != other.version:
-        return other.version == 6 and other.is_unspecified  # a stranger's may be for both
-    return one == other or one.is_unspecified or other.is_unspecified
-
-
-def _require_searchable(folder: Path) -> None:
-    """Dovecot's processes run as several users, and all have to come this far."""
-    if os.geteuid() != 0:
-        return
-    folder.chmod(0o755)
-    for parent in folder.resolve().parents:
-        if not parent.stat().st_mode & stat.S_IXOTH:
-            raise DriverFailed(f"{parent}: Dovecot's users cannot pass here: chmod o+x {parent}")
-
-
-def _listeners(asked: Asked) -> frozenset[Listener]:
-    return frozenset(
-        (address, port)
-        for service in asked.services
-        for port in (*service.ports, *service.implicit_tls_ports)
-        for name in dovecot_conf.addresses(service.bind)
-        for address in _resolved(name, service.name)
-    )
-
-
-def _resolved(name: str, service: str) -> set[procfs.IPAddress]:
-    if name == "*":
-        return {IPv4Address(0)}
-    try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise DriverFailed(f"services.{service}.bind: {name}: {error.strerror}") from None
-    return {ip_address(address[0]) for *_, address in found}
 
 
 def _timers(service: str, rate: float) -> dict[str, float | None]:

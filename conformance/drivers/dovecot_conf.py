@@ -18,6 +18,7 @@ from pathlib import Path
 
 from conformance import procfs
 from conformance.drivers.asked import Asked, AskedService, UnsupportedSetting
+from conformance.drivers.listeners import networks
 
 PROTOCOLS = ("imap", "pop3")
 
@@ -192,19 +193,7 @@ def _networks(service: AskedService, key: str) -> Iterator[str]:
 
 
 def _network_patterns(text: str) -> Iterator[str]:
-    if "-" in text:
-        first, last = (ipaddress.ip_address(end.strip()) for end in text.split("-", 1))
-        if isinstance(first, ipaddress.IPv4Address) and isinstance(last, ipaddress.IPv4Address):
-            networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = [
-                *ipaddress.summarize_address_range(first, last)
-            ]
-        elif isinstance(first, ipaddress.IPv6Address) and isinstance(last, ipaddress.IPv6Address):
-            networks = [*ipaddress.summarize_address_range(first, last)]
-        else:
-            raise ValueError(f"{text}: one end is IPv4 and the other IPv6")
-    else:
-        networks = [ipaddress.ip_network(text)]
-    for network in networks:
+    for network in networks(text):
         if isinstance(network, ipaddress.IPv6Network):
             yield f"[{network.network_address}]/{network.prefixlen}"
         elif network.prefixlen == 32:
