@@ -14,6 +14,7 @@ from conformance.check import Channel, Inconclusive, Mismatch, NotAssessable, No
 from conformance.contract import Stage as Clock
 from conformance.dialects import NotServed
 from conformance.dialects.dialect import Malformed
+from conformance.mail import keeper_of
 from conformance.scenarios import ACCOUNTS, LONG
 from conformance.target import DriverError, Target, Unavailable
 from conformance.transcript import Transcript
@@ -59,6 +60,8 @@ class Observatory:
 
     def _account(self, key: Key) -> str:
         """An account for those who sign in, as far as they reach one that no other observer of the service has."""
+        if WATCHES[key[0]].keeps_mail:
+            return keeper_of(key[1], key[2])
         if not WATCHES[key[0]].signs_in:
             return ACCOUNTS[0]
         with self._lock:

@@ -25,7 +25,7 @@ from conformance.contract import DeclaredService, Description, Ready, Unsupporte
 from conformance.dialects import DIALECTS
 from conformance.dialects.dialect import Credentials
 from conformance.driver_process import DriverError, DriverProcess, DriverRefused, describe, is_believable
-from conformance.scenarios import ACCOUNTS, SCENARIOS, Scenario
+from conformance.scenarios import ACCOUNTS, KEEPERS, SCENARIOS, Scenario
 from conformance.wire_local import Occupied, Reservation, has_ipv6
 from reference_server.settings import Service
 
@@ -158,6 +158,8 @@ class Target:
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="site")
         self._complaints: list[str] = []
         self._write_certificates()
+        self._mail_file = self.folder / "message.eml"
+        self._mail_file.write_bytes(b"Subject: one of two\r\n\r\nthat lie here from the start\r\n")
 
     def _write_certificates(self) -> None:
         self._ca_file.write_bytes(self.authority.root_pem)
@@ -292,9 +294,7 @@ class Target:
             "hostname": "mail.example.test",
             "data": str(data),
             "certificates": {"main": {"chain": str(self.chain_file), "key": str(self.key_file)}},
-            "accounts": [
-                {"name": name, "password": self.password, "address": f"{name}@example.test"} for name in ACCOUNTS
-            ],
+            "accounts": [self._account(name) for name in (*ACCOUNTS, *(KEEPERS if scenario.keeps_mail else ()))],
             "services": {service.value: scenario.build(self.declared(service), place) for service in chosen},
         }
         if scenario.defaults:
@@ -303,6 +303,13 @@ class Target:
         if rate > 1:
             settings["clock_rate"] = rate
         return settings, chosen
+
+    def _account(self, name: str) -> dict[str, Any]:
+        account: dict[str, Any] = {"name": name, "password": self.password, "address": f"{name}@example.test"}
+        if name in KEEPERS and self.services == (Service.POP3,) and "seed_inbox" in self.declared(Service.POP3).offers:
+            # With POP3 alone there is no other way to get mail in.
+            account["inbox"] = [str(self._mail_file)] * 2
+        return account
 
     def _clock_rate(self, scenario: Scenario, services: Iterable[Service]) -> float:
         """Timers that nobody can set are examined with a faster clock, where the target has one."""

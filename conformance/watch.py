@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from conformance.check import Inconclusive, Mismatch, NotOffered
 from conformance.contract import Stage as Clock
@@ -32,12 +32,27 @@ TRUSTED_LATENESS = 0.25
 
 
 @dataclass(slots=True)
+class Guest:
+    """A client that was there when the server stopped: what it heard, and how its connection ended.
+
+    ``in_request``: it was in the middle of one, where there is no room for a farewell.
+    """
+
+    title: str
+    in_request: bool = False
+    said: bytes = b""
+    ending: Ending | None = None
+
+
+@dataclass(slots=True)
 class Seen:
     """What one observer saw.
 
     ``after`` is how many seconds after the client's last sign of life the server ended the connection, None when it
     had not done so ``watched`` seconds after it; ``expected`` what the configuration says; ``said`` the last words.
     ``failure`` says what the server did wrong where that is not a matter of time; ``trouble`` why nothing can be said.
+    ``guests`` are those who were there when it stopped.  ``mail`` says how many messages had to be in the accounts of
+    the watch after the end, and how many were; ``mail_trouble`` why they could not be counted.
     """
 
     title: str
@@ -52,6 +67,9 @@ class Seen:
     failure: tuple[str, str] | None = None
     trouble: str | None = None
     not_offered: str | None = None
+    guests: list[Guest] = field(default_factory=list)
+    mail: tuple[int, int] | None = None
+    mail_trouble: str | None = None
 
     @property
     def earliest(self) -> float:
@@ -121,6 +139,8 @@ class Watch:
     alone: bool = False
     #: The client signs in; POP3 then needs a maildrop of its own.
     signs_in: bool = False
+    #: The client has the account whose mail is changed by its service and channel only.
+    keeps_mail: bool = False
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from conformance.scenarios import LONGER
 from conformance.target import DriverRefused
 from conformance.visit import Refusal, Visit
 from conformance.watch import Watch, Watcher
+from conformance.watches_mail import cut_append, cut_text, deleted, guests
 from conformance.wire import Ended, Silent, Wire
 
 #: How often a neighbour says something that is never quiet (seconds).
@@ -177,7 +178,8 @@ def _restart(watcher: Watcher) -> None:
     # The server closes first, so that its side of the connection is left in TIME_WAIT.
     plain.visit().goodbye()
     try:
-        plain.site.restart()
+        with guests(watcher.seen, plain):
+            plain.site.restart()
     except DriverRefused as refusal:
         raise Mismatch("the server to be started again at once", str(refusal)) from None
     plain.visit().goodbye()
@@ -262,6 +264,9 @@ WATCHES: Mapping[str, Watch] = {
     "in_idle_with_mail": Watch(
         "in IDLE, hearing of new mail", "idle", _in_idle_with_mail, Clock.IMAP_IDLE, signs_in=True
     ),
+    "deleted": Watch("silent with a message marked as deleted", "idle", deleted, AFTER, keeps_mail=True),
+    "cut_text": Watch("silent in the text of a message that is looked for", "idle", cut_text, BEFORE, keeps_mail=True),
+    "cut_append": Watch("silent in a message that is appended", "idle", cut_append, AFTER, keeps_mail=True),
     "kernel_probes": Watch("idle, with TCP keep-alive probes", "idle", _kept_alive_by_the_kernel, BEFORE),
     "neighbour": Watch("idle beside a busy neighbour", "idle", _beside_a_neighbour, BEFORE),
     "active": Watch("active before signing in", "idle", _active, BEFORE),

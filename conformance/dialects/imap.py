@@ -17,6 +17,7 @@ from reference_server.settings import Service
 
 _numbers = itertools.count(1)
 _LITERAL = re.compile(rb"\{(\d+)\}\r\n$")
+_MESSAGES = re.compile(rb"\* STATUS .*\(MESSAGES (\d+)\)", re.IGNORECASE)
 
 
 def new_tag() -> bytes:
@@ -75,6 +76,19 @@ def append(wire: Wire, message: bytes) -> None:
         raise NotServed(response)
     wire.send(message + b"\r\n")
     read_tagged(wire, tag)
+
+
+def begin_append(wire: Wire, octets: int) -> None:
+    """Announce a message for INBOX; its text may come now.  Raises :class:`NotServed`."""
+    _continued(wire, b"APPEND INBOX {%d}" % octets)
+
+
+def messages(wire: Wire) -> int:
+    """How many messages INBOX has (RFC 3501 6.3.10).  Raises :class:`NotServed`."""
+    for response in ask(wire, b"STATUS INBOX (MESSAGES)"):
+        if found := _MESSAGES.search(response):
+            return int(found[1])
+    raise Malformed("STATUS was answered OK without a number")
 
 
 def _continued(wire: Wire, command: bytes) -> None:

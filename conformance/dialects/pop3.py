@@ -40,6 +40,15 @@ def ask_lines(wire: Wire, command: bytes) -> list[bytes]:
     return lines
 
 
+def messages(wire: Wire) -> int:
+    """How many messages the maildrop has, without those that this session has marked (RFC 1939 5)."""
+    status = ask(wire, b"STAT")
+    words = status.split()
+    if len(words) < 3 or not words[1].isdigit():
+        raise Malformed(f"not an answer to STAT: {status!r}")
+    return int(words[1])
+
+
 def _nothing(wire: Wire, credentials: Credentials) -> None:
     del credentials
     POP3().probe(wire)

@@ -46,10 +46,15 @@ def _after_login(wire: Wire, credentials: Credentials) -> None:
     SMTP().login(wire, credentials)
 
 
-def _in_text(wire: Wire, credentials: Credentials) -> None:
+def begin_text(wire: Wire, credentials: Credentials) -> None:
+    """Begin a message to the account, up to where its text may come.  Raises :class:`NotServed`."""
     demand(wire, b"MAIL FROM:<sender@example.org>", 250)
-    demand(wire, b"RCPT TO:<" + credentials.address.encode() + b">", 250)
+    demand(wire, b"RCPT TO:<" + credentials.address.encode() + b">", 250, 251)
     demand(wire, b"DATA", 354)
+
+
+def _in_text(wire: Wire, credentials: Credentials) -> None:
+    begin_text(wire, credentials)
     wire.send(b"Subject: half a message\r\n\r\nand then nothing mo")
 
 
