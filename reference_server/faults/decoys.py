@@ -28,9 +28,9 @@ from reference_server.session import Actions, Close, Peer, Refusal, Security, Se
 from reference_server.settings import Service
 
 #: What is judged of a client that is one too many.
-SURPLUS = "LIM-01 LIM-02 LIM-09 LIM-11 LIM-14 LIM-23 LIM-24 LIM-25 LIM-26 LIM-28"
+SURPLUS = "LIM-01 LIM-02 LIM-09 LIM-11 LIM-14 LIM-23 LIM-24 LIM-25 LIM-26 LIM-28 IMP-05"
 #: And of one whose address is denied.
-DENIAL = "LIM-10"
+DENIAL = "LIM-10 ACL-02 ACL-04 ACL-06 ACL-07 ACL-10 ACL-11"
 
 TurnAway = Callable[[Engine, socket, bool], None]
 
@@ -323,12 +323,12 @@ def counts_addresses_at_login(parts: Parts) -> Parts:
 # -- denied ----------------------------------------------------------------------------------------------------------
 
 
-@fault("resets-denied-clients", "a client from a denied address is reset", consequences=DENIAL)
+@fault("resets-denied-clients", "a client from a denied address is reset", consequences=DENIAL + " ACL-14 IMP-06")
 def resets_denied_clients(parts: Parts) -> Parts:
     return _told_otherwise(parts, Refusal.DENIED, _reset)
 
 
-@fault("closes-on-denied-clients", "a client from a denied address hears nothing", consequences=DENIAL)
+@fault("closes-on-denied-clients", "a client from a denied address hears nothing", consequences=DENIAL + " ACL-14")
 def closes_on_denied_clients(parts: Parts) -> Parts:
     return _told_otherwise(parts, Refusal.DENIED, _close)
 
@@ -336,7 +336,7 @@ def closes_on_denied_clients(parts: Parts) -> Parts:
 @fault(
     "denies-inside-tls",
     "on the implicit port a client from a denied address is told why, behind the handshake",
-    consequences=DENIAL,
+    consequences=DENIAL + " ACL-14 IMP-06",
 )
 def denies_inside_tls(parts: Parts) -> Parts:
     return _refuses_inside_tls(Refusal.DENIED, parts)

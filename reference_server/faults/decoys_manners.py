@@ -80,7 +80,7 @@ def takes_leave_in_other_words(parts: Parts) -> Parts:
 @fault(
     "ends-idle-clients-late",
     "an idle client is ended when four fifths of the tolerance are over",
-    consequences=IDLE + " IDL-03 IDL-05 IDL-06 IDL-08 IDL-10 IDL-24 IDL-25 LIM-08",
+    consequences=IDLE + " IDL-03 IDL-05 IDL-06 IDL-08 IDL-10 IDL-24 IDL-25 LIM-08 IMP-07",
     change=lambda settings: changed(
         settings,
         idle_timeout=lambda table: table.idle_timeout
@@ -159,7 +159,7 @@ def _imap_connected(self: Any, peer: Peer, security: Security | None) -> Actions
 @fault(
     "greets-in-other-words",
     "SMTP greets and answers EHLO and HELO with lines of prose, POP3 with no word behind +OK, IMAP with an alert",
-    consequences="PRT-01 PRT-03 LIM-01 LIM-02 IDL-04 EXP-03",
+    consequences="PRT-01 PRT-03 LIM-01 LIM-02 IDL-04 EXP-03 IMP-01 IMP-10",
 )
 def greets_in_other_words(parts: Parts) -> Parts:
     return _with_sessions(
