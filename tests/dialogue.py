@@ -78,6 +78,11 @@ class Conversation:
     _waiting: deque[bytes] = field(default_factory=deque)
     _woken: bool = False
 
+    @property
+    def working(self) -> bool:
+        """Whether a job is under way."""
+        return self._job is not None
+
     def begin(self) -> None:
         self._carry_out(self.session.connected(self.peer, self.security))
 
