@@ -99,7 +99,7 @@ class DeclaredPerIp(_Document):
     """How ``max_connections_per_ip`` works."""
 
     stage: Literal["connect", "login"] = "connect"
-    scope: Literal["service", "server"] = "service"
+    scope: Literal["service", "server", "listener"] = "service"
     ipv6_prefix: int = Field(default=128, ge=1, le=128)
     """Addresses that share this many leading bits count as one client."""
 

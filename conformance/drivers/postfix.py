@@ -49,7 +49,8 @@ _ENDED_WITHIN = 2.0
 _NOTES = [
     "max_connections is the number of processes of one row of master.cf: each address and port is counted apart, "
     "those of explicit and of implicit TLS apart as well.",
-    "max_connections_per_ip is counted once a client has been accepted, behind the handshake on an implicit port.",
+    "max_connections_per_ip is counted for each row of master.cf apart, too, and once a client has been accepted: "
+    "behind the handshake on an implicit port.",
     "smtpd_per_request_deadline is on where there is an idle time-out: a request has to be complete in that time.",
     "Passwords are checked by a small service of the driver's that speaks the protocol of Dovecot's.",
 ]
@@ -76,7 +77,7 @@ def _describe() -> dict[str, Any]:
                     "reload",
                 ],
                 "limit": {"scope": "listener", "surplus": "queue", "recovery": 1},
-                "per_ip": {"stage": "connect", "scope": "service"},
+                "per_ip": {"stage": "connect", "scope": "listener"},
                 "tls": {"versions": ["1.2", "1.3"]},
                 "ipv6": procfs.has_ipv6(),
                 "restrictions": {"stage": "greeting"},

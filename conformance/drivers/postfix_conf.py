@@ -5,8 +5,7 @@ Deliberately starts nothing and touches no file.
 
 How the limits work, since it is the least obvious: every listener is a row of master.cf, and a row's ``maxproc`` is
 how many processes serve it, one client each.  So ``max_connections`` counts each address and port apart, and nothing
-counts them together.  ``max_connections_per_ip`` is counted by anvil(8), by the name of the service that a process says
-it is; ``-n smtp`` gives all rows one name, and so one count.
+counts them together.  ``max_connections_per_ip`` is counted by anvil(8), by client and by row.
 """
 
 from __future__ import annotations
@@ -174,7 +173,7 @@ def _listener(service: AskedService, port: int, more: str) -> Iterator[str]:
     for where in service.bind:
         # A row without an address has all of them.
         place = f"{port}" if where == "*" else f"[{where}]:{port}" if ":" in where else f"{where}:{port}"
-        yield f"{place}  inet  n  -  n  -  {service.max_connections}  smtpd -n {service.name}{more}\n"
+        yield f"{place}  inet  n  -  n  -  {service.max_connections}  smtpd{more}\n"
 
 
 def _client_access(service: AskedService) -> Iterator[str]:
