@@ -18,6 +18,8 @@ from reference_server.settings import Service
 
 #: A message that has come must show within this many seconds: it may pass through a queue.
 DELIVERED_WITHIN = 8.0
+#: Where a message does not show at once, others may come so many seconds later.
+SETTLED_AFTER = 0.3
 MESSAGE = b"From: sender@example.org\r\nTo: keeper@example.test\r\nSubject: whole\r\n\r\nto the last line\r\n"
 
 
@@ -146,3 +148,24 @@ def await_count(endpoint: Endpoint, account: Credentials, wanted: int) -> int:
             raise Inconclusive(f"of {wanted} messages that should be there {found} are: nothing can be told from them")
         time.sleep(0.02)
     return found
+
+
+def surplus(endpoint: Endpoint, account: Credentials, before: int) -> int:
+    """How many messages have come since there were ``before``, beside a whole one that is put there now.
+
+    When that one shows, the others would, too.  SMTP delivers it itself.
+    """
+    if endpoint.service is Service.SMTP:
+        try:
+            deliver(endpoint, account)
+        except (NotServed, Malformed, Ended, Silent) as error:
+            raise Inconclusive(f"no whole message could be delivered: {error}") from None
+    else:
+        put(endpoint, account)
+    found = count(endpoint, account)
+    if found <= before:
+        await_count(endpoint, account, before + 1)
+        # What passes through a queue may come in another order.
+        time.sleep(SETTLED_AFTER)
+        found = count(endpoint, account)
+    return found - before - 1

@@ -52,7 +52,8 @@ class Seen:
     had not done so ``watched`` seconds after it; ``expected`` what the configuration says; ``said`` the last words.
     ``failure`` says what the server did wrong where that is not a matter of time; ``trouble`` why nothing can be said.
     ``guests`` are those who were there when it stopped.  ``mail`` says how many messages had to be in the accounts of
-    the watch after the end, and how many were; ``mail_trouble`` why they could not be counted.
+    the watch after the end, and how many were; ``mail_trouble`` why that went wrong,
+    ``not_counted`` why nobody can look.
     """
 
     title: str
@@ -70,6 +71,7 @@ class Seen:
     guests: list[Guest] = field(default_factory=list)
     mail: tuple[int, int] | None = None
     mail_trouble: str | None = None
+    not_counted: str | None = None
 
     @property
     def earliest(self) -> float:
