@@ -19,7 +19,7 @@ from conformance.hello import AES_128_OF_1_3, AES_256_OF_1_3, TLS1_3, ServerHell
 from conformance.records import APPLICATION, CHANGE_CIPHER_SPEC, HANDSHAKE, Keys, Records, Unreadable
 from conformance.wire import PATIENCE, Wire
 
-_FINISHED, _NEW_SESSION_TICKET = 20, 4
+_FINISHED, _NEW_SESSION_TICKET, _KEY_UPDATE = 20, 4, 24
 _KEY_SHARE, _EARLY_DATA = 51, 42
 #: The suites it speaks: the hash, and the octets of a key.
 _SUITES = {AES_128_OF_1_3: ("sha256", 16), AES_256_OF_1_3: ("sha384", 32)}
@@ -74,6 +74,8 @@ class Client13:
         #: For each ticket that came, how many octets of early data it allows.
         self.tickets: list[int] = []
         self._suite = suite
+        self._schedule = _Schedule(*_SUITES[suite])
+        self._traffic = b""
 
     def handshake(self) -> None:
         """Raises ``Ended``, ``Silent``; ``TurnedAway``, ``Unreadable``."""
@@ -85,7 +87,7 @@ class Client13:
         message = records.next_message()
         said += message
         share = self._accepted(message).extensions.get(_KEY_SHARE, b"")
-        schedule = _Schedule(*_SUITES[self._suite])
+        schedule = self._schedule
         schedule.advance(private.exchange(x25519.X25519PublicKey.from_public_bytes(share[4:36])))
         ours = schedule.derive(schedule.secret, b"c hs traffic", said)
         records.reading = schedule.keys(schedule.derive(schedule.secret, b"s hs traffic", said))
@@ -100,6 +102,13 @@ class Client13:
         records.writing = schedule.keys(ours)
         records.send(HANDSHAKE, bytes([_FINISHED]) + len(verify).to_bytes(3, "big") + verify)
         records.writing = schedule.keys(application)
+        self._traffic = application
+
+    def update_key(self) -> None:
+        """Go on with another key, and tell the server no more than that (RFC 8446 4.6.3, 7.2)."""
+        self.records.send(HANDSHAKE, bytes([_KEY_UPDATE, 0, 0, 1, 0]))
+        self._traffic = _expand(self._schedule.name, self._traffic, b"traffic upd", b"", len(self._traffic))
+        self.records.writing = self._schedule.keys(self._traffic)
 
     def receive(self, patience: float = PATIENCE) -> bytes:
         """The next application data; tickets that come before it are noted.  Raises as :meth:`handshake` does."""

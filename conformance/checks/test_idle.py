@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from conformance.check import (
     NO_CHANNEL,
+    TLS_CHANNELS,
     Channel,
     Inconclusive,
     Latitude,
@@ -115,6 +116,18 @@ def test_what_the_server_sends_is_no_activity(observed: Observed, endpoint: Endp
     timer = endpoint.declared.timers.imap_idle
     if timer is None or timer.seconds is not None:
         observed("in_idle_with_mail").require_in_time()
+
+
+@check("IDL-12", scenario="idle", channels=TLS_CHANNELS, watches=("key_updates",))
+def test_records_without_data_are_no_activity(observed: Observed, endpoint: Endpoint) -> None:
+    del endpoint
+    observed("key_updates").require_closed()
+
+
+@check("IDL-26", scenario="idle", watches=("slow_reader",))
+def test_whoever_takes_an_answer_slowly_is_not_idle(observed: Observed, endpoint: Endpoint) -> None:
+    del endpoint
+    observed("slow_reader").require()
 
 
 @check("IDL-13", scenario="idle", services=(Service.IMAP,), watches=("after_command", "after_login"))

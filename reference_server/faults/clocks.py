@@ -15,6 +15,7 @@ from reference_server.listener import Engine
 from reference_server.server import Parts, Speaker
 from reference_server.session import Actions, Policy, Send
 from reference_server.settings import Service
+from reference_server.tls import TlsPipe
 
 #: Whatever keeps a clock from running keeps everything from being seen that only an idle close shows.
 NEVER = "IDL LIM-08 IMP-07 CLS TLS-11"
@@ -358,3 +359,37 @@ def trickle_for_ever(parts: Parts) -> Parts:
             hit()
 
     return with_clock(parts, PatientClock)
+
+
+@fault(
+    "records-without-data-count",
+    "a client that sends TLS records without any data in them is never idle",
+    breaks="IDL-12",
+)
+def records_without_data_count(parts: Parts) -> Parts:
+    class Impressed(Connection):
+        def _decrypt(self, tls: TlsPipe) -> None:
+            if self.phase is Phase.SESSION:
+                hit()
+                self.engine.heard(self)
+            super()._decrypt(tls)
+
+    return with_connection(parts, Impressed)
+
+
+@fault(
+    "slow-readers-are-idle",
+    "a client that takes a long answer little by little is ended in the middle of it",
+    breaks="IDL-26",
+)
+def slow_readers_are_idle(parts: Parts) -> Parts:
+    class Impatient(Connection):
+        def has_sent(self) -> None:
+            since = self.engine.clock._heard.get(self)
+            super().has_sent()
+            if since is not None and self in self.engine.clock._heard:
+                hit()
+                self.engine.clock._heard[self] = since
+                self.engine.clock._heard.move_to_end(self, last=False)
+
+    return with_connection(parts, Impatient)
