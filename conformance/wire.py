@@ -189,6 +189,21 @@ class Wire:
         self.transcript.note(self.number, f"{sent} octets sent, nothing read", tls=self.secure)
         return sent
 
+    def pour(self, data: bytes, patience: float = 0.3) -> None:
+        """Send as much as the server takes, and stop when it has gone: what it said before can be read still."""
+        if self._tls is not None:
+            self._tls.write(data)
+            data = self._outgoing.read()
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < len(data):
+                try:
+                    sent += self._sock.send(data[sent : sent + 65536])
+                except BlockingIOError:
+                    if not self._wait(selectors.EVENT_WRITE, time.monotonic() + patience):
+                        break
+        self.transcript.note(self.number, f"{sent} of {len(data)} octets sent before reading", tls=self.secure)
+
     def send_raw(self, data: bytes) -> None:
         """Send octets as they are, below TLS: hand-made records, garbage in a handshake."""
         self.transcript.record(self.number, CLIENT, data, tls=False)

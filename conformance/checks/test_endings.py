@@ -8,11 +8,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 
-from conformance.check import NO_CHANNEL, Channel, Latitude, Mismatch, NotOffered, check
+from conformance.check import NO_CHANNEL, Channel, Inconclusive, Latitude, Mismatch, NotOffered, check
 from conformance.dialects import imap, pop3, smtp
 from conformance.dialects.dialect import Malformed
 from conformance.mail import keeper, sign_in
-from conformance.visit import Endpoint, expecting
+from conformance.visit import Endpoint, Refusal, expecting
 from conformance.watch import Seen
 from conformance.wire import PATIENCE, Ended, Ending, Silent, Wire
 from reference_server.settings import Service
@@ -210,6 +210,42 @@ def test_commands_around_a_login_are_carried_out_once(endpoint: Endpoint) -> Non
             raise Mismatch("the connection to be closed after the goodbye", str(silence)) from None
         if behind:
             raise Mismatch(f"{len(expected)} replies to as many commands", f"more came: {behind!r}")
+
+
+#: Commands whose answers fill a window of the client's; the goodbye; and more than any server reads at once.
+Flood = tuple[bytes, bytes, bytes]
+FLOODS: Mapping[Service, Flood] = {
+    Service.SMTP: (b"EHLO client.example.test\r\n" * 300, b"QUIT\r\n", b"221"),
+    Service.POP3: (b"CAPA\r\n" * 300, b"QUIT\r\n", b"+OK"),
+    Service.IMAP: (b"c CAPABILITY\r\n" * 300, b"bye LOGOUT\r\n", b"bye OK"),
+}
+BEHIND = b"NOOP and more that nobody wants\r\n" * 50_000
+WINDOW = 16_384
+
+
+@check("CLS-13", scenario="general", services=tuple(FLOODS))
+def test_the_last_reply_survives_what_is_sent_behind_it(endpoint: Endpoint) -> None:
+    """A goodbye behind commands whose answers wait to be read, and before much that the server will not read.
+
+    Whoever closes while octets are unread sends RST, which costs the client all that it has not got yet.
+    """
+    commands, goodbye, expected = FLOODS[endpoint.service]
+    outcome = endpoint.attempt(receive_buffer=WINDOW)
+    if isinstance(outcome, Refusal):
+        raise Inconclusive(f"no session: {outcome}")
+    wire = outcome.wire
+    require_pipelining(endpoint, wire)
+    wire.pour(commands + goodbye + BEHIND)
+    try:
+        ending, said = wire.await_end(PATIENCE)
+    except Silent as silence:
+        raise Mismatch("the connection to be closed after a goodbye", str(silence)) from None
+    last = said.splitlines()[-1:]
+    if not last or not last[0].upper().startswith(expected.upper()):
+        raise Mismatch(
+            f"the answer to a goodbye ({expected.decode()}), whatever the client sent behind it",
+            f"{ending} after {len(said)} octets, of which the last were {said[-80:]!r}",
+        )
 
 
 def send_round(endpoint: Endpoint, wire: Wire, commands: list[bytes]) -> None:
