@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG: Final = 1024
 #: What the kernel may keep of a client's output without sending it (octets).
-NOT_SENT: Final = 1 << 17
+NOT_SENT: Final = 1 << 14
 #: So many clients are let in at most before others get their turn.
 ACCEPT_AT_ONCE: Final = 64
 #: Seconds to rest when descriptors have run out: accepting again at once would only fail again.
