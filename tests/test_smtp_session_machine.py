@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import errno
 import re
 
@@ -15,6 +13,7 @@ from reference_server.protocols.smtp import MAX_ERRORS, MAX_FAILED_LOGINS, SmtpS
 from reference_server.session import Policy
 from tests.dialogue import TLS
 from tests.memory_store import MemoryStore
+from tests.sasl_model import Outcome, SaslModel, b64, is_right
 from tests.twins import WAYS, Twins, action, cuts, line
 
 LIMIT = 12288
@@ -47,10 +46,6 @@ RECIPIENTS = {
 }
 
 
-def b64(text: str) -> bytes:
-    return base64.b64encode(text.encode())
-
-
 RIGHT, WRONG, ACTING = b64("\0alice\0ecila"), b64("\0alice\0guess"), b64("bob\0alice\0ecila")
 
 
@@ -67,8 +62,7 @@ class Model:
         self.expected = [line(b"220 mail.example.test ESMTP")]
         self.state = "start"
         self.over = self.awaiting_tls = self.holding = self.stopping = self.skipping = False
-        self.buffer = self.mechanism = b""
-        self.name: str | None = None
+        self.buffer = b""
         self.client = self.sender = self.account = ""
         self.extended = False
         self.recipients: list[str] = []
@@ -206,44 +200,26 @@ class Model:
         elif words[0].upper() not in (b"PLAIN", b"LOGIN"):
             self.say(b"504")
         else:
-            self.mechanism, self.name = words[0].upper(), None
-            if len(words) == 1:
-                self.challenge()
-            else:
-                self.answer(b"" if words[1] == b"=" else words[1])
-
-    def challenge(self) -> None:
-        self.state = "login"
-        self.say(b"334")
+            self.exchange = SaslModel(words[0].upper())
+            self.step(self.exchange.begin(words[1] if len(words) == 2 else None))
 
     def response(self, heard: bytes) -> None:
         self.state = "ready"
-        if heard == b"*":
-            self.say(b"501 5.7.0")
-        else:
-            self.answer(heard)
+        self.step(self.exchange.respond(heard))
 
-    def answer(self, encoded: bytes) -> None:
-        try:
-            text = base64.b64decode(encoded, validate=True).decode()
-        except (binascii.Error, ValueError):
-            self.say(b"501 5.5.2")
-            return
-        fields = text.split("\0")
-        if self.mechanism == b"PLAIN":
-            if len(fields) != 3 or not fields[1] or not fields[2]:
+    def step(self, outcome: Outcome) -> None:
+        match outcome:
+            case "challenge":
+                self.state = "login"
+                self.say(b"334")
+            case "cancelled":
+                self.say(b"501 5.7.0")
+            case "malformed":
                 self.say(b"501 5.5.2")
-            elif fields[0] not in ("", fields[1]):
+            case "denied":
                 self.say(b"535 5.7.8")
-            else:
-                self.begin((fields[1], fields[2]))
-        elif len(fields) > 1 or not text:
-            self.say(b"501 5.5.2")
-        elif self.name is None:
-            self.name = text
-            self.challenge()
-        else:
-            self.begin((self.name, text))
+            case credentials:
+                self.begin(credentials)
 
     # ---- work
 
@@ -275,7 +251,7 @@ class Model:
             self.say(b"250" if fault is None else b"452" if fault.errno == errno.ENOSPC else b"451")
         elif fault is not None:
             self.say(b"454")
-        elif job == ("alice", "ecila"):
+        elif is_right(job):
             self.account = "alice"
             self.say(b"235")
         else:
