@@ -187,8 +187,8 @@ def prove_all(names: Sequence[str], every: Every, seconds: float | None) -> tupl
     proofs: list[Proof] = []
     unclear: list[Proof] = []
     with Warm() as warm:
-        quiet = [name for name in names if name in QUIETLY]
-        for workers, batch in ((AT_ONCE, [name for name in names if name not in QUIETLY]), (1, quiet)):
+        others = [name for name in names if name not in QUIETLY]
+        for workers, batch in ((1, [name for name in names if name in QUIETLY]), (AT_ONCE, others)):
             with ThreadPoolExecutor(workers) as pool:
                 for proof in pool.map(attempt, batch):
                     if proof is not None:

@@ -8,24 +8,39 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import signal
 import sys
 from _socket import AF_UNIX, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket
 
 
 def main(path: str, words: list[str]) -> int:
-    """Have ``words`` run with our standard streams and environment; the exit status."""
+    """Have ``words`` run with our output and environment; the exit status."""
     wire = socket(AF_UNIX, SOCK_STREAM)
     wire.connect(path)
     request = "\0".join([str(len(words)), *words, *(f"{name}={value}" for name, value in os.environ.items())]).encode(
         errors="surrogateescape"
     )
-    wire.sendmsg([len(request).to_bytes(4, "big")], [(SOL_SOCKET, SCM_RIGHTS, array.array("i", [0, 1, 2]))])
+    # Not our own standard input: its end must not overtake a signal that was sent to us before it.
+    theirs, stdin = os.pipe()
+    wire.sendmsg([len(request).to_bytes(4, "big")], [(SOL_SOCKET, SCM_RIGHTS, array.array("i", [theirs, 1, 2]))])
     wire.sendall(request)
+    os.close(theirs)
     child = int.from_bytes(_exactly(wire), "big")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: _pass_on(child, number))
+    _await_end_of_stdin(wire, stdin)
     return int.from_bytes(_exactly(wire), "big")
+
+
+def _await_end_of_stdin(wire: socket, stdin: int) -> None:
+    while True:
+        ready, _, _ = select.select([0, wire.fileno()], [], [])
+        if wire.fileno() in ready:
+            return
+        if not os.read(0, 4096):
+            os.close(stdin)
+            return
 
 
 def _pass_on(child: int, number: int) -> None:
