@@ -33,6 +33,7 @@ def start(place: Path, passwords: Path) -> int:
     until it is killed, or its parent has ended.  The socket is open when this returns.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        place.unlink(missing_ok=True)
         listener.bind(str(place))
         place.chmod(0o666)
         listener.listen(128)

@@ -83,7 +83,7 @@ def _describe() -> dict[str, Any]:
                 "restrictions": {"stage": "greeting"},
                 "timers": {
                     "before_login": {"reset_by": "commands"},
-                    "handshake": {"reset_by": "nothing"},
+                    "handshake": {"reset_by": "commands"},
                     "after_login": {"reset_by": "commands"},
                 },
                 "idle_timeout_min": 1,
@@ -166,7 +166,6 @@ class Postfix:
         assert self._place is not None
         listeners.require_free(asked, self._listeners)
         files = postfix_conf.files(asked, self._place)
-        _require_certificates(asked)
         self._write(files, asked)
         before = [child.pid for child in procfs.children(self._master.pid) if child.name == "smtpd"]
         self._master.send_signal(signal.SIGHUP)
@@ -255,7 +254,7 @@ def _installed() -> Path:
 
 
 def _require_certificates(asked: Asked) -> None:
-    """Postfix itself would go on without TLS, and say so in its log."""
+    """Postfix itself would begin without TLS, and say so in its log; a scenario is wrong that names no file."""
     for service in asked.services:
         for file in (service.certificate.chain, service.certificate.key) if service.certificate else ():
             if not file.is_file():
@@ -268,17 +267,13 @@ def _lay_out(place: postfix_conf.Place) -> None:
         owner, group = pwd.getpwnam(_MAIL_OWNER).pw_uid, grp.getgrnam(_DROP_GROUP).gr_gid
     except KeyError as error:
         raise DriverFailed(f"Postfix needs the user and the group of its package: {error}") from None
-    place.queue.mkdir(mode=0o755)
-    place.state.mkdir(mode=0o700)
-    os.chown(place.state, owner, -1)
-    (place.queue / "pid").mkdir(mode=0o755)
-    for name in (*_QUEUES, "private"):
-        (place.queue / name).mkdir(mode=0o700)
-        os.chown(place.queue / name, owner, -1)
-    for name, mode in (("public", 0o2710), ("maildrop", 0o1730)):
-        (place.queue / name).mkdir()
-        os.chown(place.queue / name, owner, group)
-        (place.queue / name).chmod(mode)
+    folders = [(place.queue, 0o755, 0, 0), (place.queue / "pid", 0o755, 0, 0), (place.state, 0o700, owner, 0)]
+    folders += [(place.queue / name, 0o700, owner, 0) for name in (*_QUEUES, "private")]
+    folders += [(place.queue / "public", 0o2710, owner, group), (place.queue / "maildrop", 0o1730, owner, group)]
+    for folder, mode, user, of_group in folders:
+        folder.mkdir(exist_ok=True)
+        os.chown(folder, user, of_group)
+        folder.chmod(mode)
 
 
 def _is_idle(pid: int) -> bool:

@@ -98,6 +98,9 @@ def _main(asked: Asked, place: Place) -> Iterator[tuple[str, str | int]]:
     yield "inet_protocols", "all" if procfs.has_ipv6() else "ipv4"
     # No client is trusted for its address, and nobody waits for a name server.
     yield "mynetworks", ""
+    # Whoever asks for a sign of life again and again (NOOP) is made to wait beyond 100 times, which is not in question.
+    yield "smtpd_junk_command_limit", 100_000
+    yield "notify_classes", ""  # nobody reads what a postmaster is told of each failed handshake
     yield "smtpd_peername_lookup", "no"
     yield "smtpd_relay_restrictions", "permit_sasl_authenticated, reject_unauth_destination"
     yield from _delivery(asked, place)
@@ -135,7 +138,9 @@ def _tls(service: AskedService, min_cipher_bits: int, place: Place) -> Iterator[
     yield "smtpd_tls_auth_only", "yes" if service.require_tls_for_login else "no"
     if service.certificate is None:
         return
-    yield "smtpd_tls_chain_files", f"{service.certificate.key}, {service.certificate.chain}"
+    # Not smtpd_tls_chain_files: when such a file is missing, STARTTLS is agreed to and then there is no certificate.
+    yield "smtpd_tls_cert_file", str(service.certificate.chain)
+    yield "smtpd_tls_key_file", str(service.certificate.key)
     for prefix in ("smtpd_tls", "smtpd_tls_mandatory"):
         yield f"{prefix}_protocols", ">=TLSv1.2"
         yield f"{prefix}_ciphers", "high"
