@@ -289,8 +289,13 @@ COMMANDS = [
     b"PASS", b"PASS ecila", b"PASS  ecila", b"PASS \xff", b"PASS bob", b"AUTH", b"AUTH PLAIN", b"AUTH login", b"AUTH X",
     b"AUTH PLAIN =", b"AUTH PLAIN " + RIGHT, b"AUTH PLAIN " + WRONG, b"AUTH PLAIN " + ACTING, b"AUTH PLAIN a b",
     b"AUTH LOGIN " + b64("bob"), RIGHT, b64("alice"), b64("ecila"), b64("bob"),
-    b"*", b"=", b"!", b"", b" ", b".", b"\0", b"\xff\xfe", b"XYZZY", b"\tNOOP", b"NOOP\0", b"RETR\xa01", b"\x16\x03\x01", b"APOP alice 0",
+    b"*", b"=", b"!", b"", b" ", b".", b"\0",
+    b"\xff\xfe", b"XYZZY", b"\tNOOP", b"NOOP\0", b"RETR\xa01", b"\x16\x03\x01", b"APOP alice 0",
 ]  # fmt: skip
+READING = (
+    *(b"DELE 1", b"DELE 2", b"DELE 3", b"RETR 1", b"RETR 2", b"RETR 3", b"TOP 1 1", b"TOP 2 0", b"TOP 3 2", b"LIST 1"),
+    *(b"UIDL 2", b"RSET", b"CAPA", b"USER alice", b"PASS ecila"),
+)
 ends = st.sampled_from((b"\r\n",) * 8 + (b"\n", b"\r\r\n", b"\r", b""))
 lines = st.lists(st.builds(bytes.__add__, st.sampled_from(COMMANDS) | st.binary(max_size=20), ends), max_size=6)
 bodies = st.lists(st.sampled_from((b"\r", b"\r\n", b".", b"..", b"a", b"\0\xff", b"\r\n\r\n", b"\r\n.\r\n"))).map(
@@ -320,18 +325,20 @@ class Pop3BesideModel(RuleBasedStateMachine):
         self.twins.feed(octets, cut_at)
         self.check()
 
-    @initialize(inbox=st.lists(bodies, max_size=3))
+    @initialize(inbox=st.lists(bodies, max_size=4))
     def first(self, inbox: list[bytes]) -> None:
         for body in inbox:
             self.mail_comes(body, "alice")
         self.meet(Policy("mail.example.test", offers_tls=True), secure=False)
 
     @precondition(lambda self: self.model.over)
-    @rule(offers_tls=st.booleans(), strict=st.booleans(), secure=st.booleans())
-    def next(self, offers_tls: bool, strict: bool, secure: bool) -> None:
+    @rule(offers_tls=st.booleans(), strict=st.booleans(), secure=st.booleans(), logs_in=st.booleans())
+    def next(self, offers_tls: bool, strict: bool, secure: bool, logs_in: bool) -> None:
         self.twins.happen("ended")
         self.check()
         self.meet(Policy("mail.example.test", offers_tls=offers_tls, login_needs_tls=strict), secure)
+        if logs_in:
+            self.hear(b"USER alice\r\nPASS ecila\r\n", [])
 
     def meet(self, policy: Policy, secure: bool) -> None:
         self.model.connect(policy, secure)
@@ -345,11 +352,13 @@ class Pop3BesideModel(RuleBasedStateMachine):
     def anything(self, said: list[bytes], cut_at: list[int]) -> None:
         self.hear(b"".join(said), cut_at)
 
-    @precondition(lambda self: not self.model.over)
+    @precondition(lambda self: not self.model.over and self.model.state == "auth")
     @rule(
         said=st.sampled_from(
             (
                 (b"USER alice", b"PASS ecila"), (b"USER alice", b"PASS ecila"), (b"USER bob", b"PASS bob"),
+                (b"USER alice", b"PASS guess", b"PASS ecila"), (b"AUTH PLAIN", b"*", b"CAPA".ljust(300), b"AUTH PLAIN", RIGHT),
+                (*(b"XYZZY",) * 15, b"USER alice", b"PASS ecila", *(b"XYZZY",) * 15),
                 (b"AUTH PLAIN", RIGHT), (b"AUTH PLAIN", WRONG), (b"AUTH PLAIN", b"*"), (b"AUTH PLAIN", ACTING),
                 (b"AUTH LOGIN", b64("alice"), b64("ecila")), (b"AUTH LOGIN", b64("alice"), b"*"),
                 (b"AUTH LOGIN " + b64("alice"), b64("guess")), (b"AUTH PLAIN", b"x" * LINE_LIMIT), (b"AUTH PLAIN", b""),
@@ -361,30 +370,29 @@ class Pop3BesideModel(RuleBasedStateMachine):
     def login(self, said: tuple[bytes, ...], more: list[bytes], cut_at: list[int]) -> None:
         self.hear(b"".join(piece + b"\r\n" for piece in said) + b"".join(more), cut_at)
 
-    @precondition(lambda self: not self.model.over)
+    @precondition(lambda self: not self.model.over and self.model.state == "trans")
     @rule(
-        numbers=st.lists(st.sampled_from((b"DELE 1", b"DELE 2", b"RETR 1", b"TOP 1 1", b"RETR 2", b"TOP 2 0"))),
+        said=st.lists(st.sampled_from(READING), max_size=8),
         leaves=st.booleans(),
         cut_at=cuts,
     )
-    def collection(self, numbers: list[bytes], leaves: bool, cut_at: list[int]) -> None:
-        said = [*numbers, b"UIDL", b"LIST", b"STAT", *([b"QUIT"] if leaves else [])]
+    def collection(self, said: list[bytes], leaves: bool, cut_at: list[int]) -> None:
+        said = [*said, b"UIDL", b"LIST", b"STAT", *([b"QUIT", b"STAT"] if leaves else [])]
         self.hear(b"".join(piece + b"\r\n" for piece in said), cut_at)
 
     @precondition(lambda self: not self.model.over)
     @rule(
-        verb=st.sampled_from((b"NOOP ", b"XYZZY ", b"AUTH PLAIN ", b"USER ", b"PASS ", b"")),
-        length=st.sampled_from((252, 253, 254, 255, LINE_LIMIT - 2, LINE_LIMIT - 1, LINE_LIMIT)),
-        end=ends,
+        said=st.builds(
+            lambda verb, length, end: verb.ljust(length, b" " if verb == b"NOOP " else b"x") + end,
+            st.sampled_from((b"NOOP ", b"XYZZY ", b"AUTH PLAIN ", b"USER ", b"PASS ", b"")),
+            st.sampled_from((252, 253, 254, 255, LINE_LIMIT - 2, LINE_LIMIT - 1, LINE_LIMIT)),
+            ends,
+        )
+        | st.sampled_from((b"XYZZY\r\n", b"\n", b"RETR\r\n")).map(lambda said: said * (MAX_ERRORS - 2)),
         cut_at=cuts,
     )
-    def long_line(self, verb: bytes, length: int, end: bytes, cut_at: list[int]) -> None:
-        self.hear(verb.ljust(length, b" " if verb == b"NOOP " else b"x") + end, cut_at)
-
-    @precondition(lambda self: not self.model.over)
-    @rule(said=st.sampled_from((b"XYZZY\r\n", b"\n", b"RETR\r\n")), cut_at=cuts)
-    def nonsense(self, said: bytes, cut_at: list[int]) -> None:
-        self.hear(said * (MAX_ERRORS - 2), cut_at)
+    def too_much(self, said: bytes, cut_at: list[int]) -> None:
+        self.hear(said, cut_at)
 
     # ---- what else happens
 
@@ -395,7 +403,22 @@ class Pop3BesideModel(RuleBasedStateMachine):
         self.twins.happen("secured")
         self.check()
 
-    @rule(body=bodies, to=st.sampled_from(("alice", "bob")))
+    @rule(
+        what=st.sampled_from(("mail", "mail", "login", "fault")),
+        body=bodies,
+        who=st.sampled_from(("alice", "bob")),
+    )
+    def meanwhile(self, what: str, body: bytes, who: str) -> None:
+        match what:
+            case "mail":
+                self.mail_comes(body, who)
+            case "login":
+                self.another_session_comes_or_goes(who)
+            case "fault":
+                self.model.fails = True
+                for store in self.stores:
+                    store.fault = OSError("disk")
+
     def mail_comes(self, body: bytes, to: str) -> None:
         self.arrived += 1
         text = b"Number: %d" % self.arrived + body
@@ -403,7 +426,6 @@ class Pop3BesideModel(RuleBasedStateMachine):
         for store in self.stores:
             store.inboxes[to].append(text)
 
-    @rule(name=st.sampled_from(("alice", "bob")))
     def another_session_comes_or_goes(self, name: str) -> None:
         if name not in self.model.claimed:
             self.model.elsewhere.add(name)
@@ -412,31 +434,36 @@ class Pop3BesideModel(RuleBasedStateMachine):
         for store in self.stores:
             store.claimed = set(self.model.claimed)
 
-    @rule()
-    def the_disk_fails_once(self) -> None:
-        self.model.fails = True
-        for store in self.stores:
-            store.fault = OSError("disk")
-
     @precondition(lambda self: not self.model.over)
-    @rule()
-    def work_takes_time(self) -> None:
+    @rule(
+        said=st.sampled_from(
+            (
+                b"USER alice\r\nPASS ecila\r\nRETR 1\r\n",
+                b"RETR 1\r\nNOOP\r\n",
+                b"TOP 2 1\r\nXYZ",
+                b"DELE 1\r\nQUIT\r\nNOOP\r\n",
+            )
+        ),
+        more=lines,
+        then=st.sampled_from(("release", "release", "stopping", "ended")),
+        cut_at=cuts,
+    )
+    def work_takes_its_time(self, said: bytes, more: list[bytes], then: str, cut_at: list[int]) -> None:
         self.model.holding = True
         self.twins.happen("hold")
-
-    @precondition(lambda self: self.model.holding and not self.model.over)
-    @rule()
-    def work_is_done(self) -> None:
+        self.hear(said, cut_at)
+        if not self.model.over and then == "ended":
+            self.it_ends("ended")
+            return
+        if not self.model.over:
+            self.hear(b"".join(more), cut_at)
+        if self.model.job is not None and then == "stopping":
+            self.model.stopping = True
+            self.twins.happen("stopping")
+            self.check()
         self.model.holding = False
         self.model.finish()
         self.twins.happen("release")
-        self.check()
-
-    @precondition(lambda self: self.model.job is not None and not self.model.stopping)
-    @rule()
-    def the_server_stops_during_work(self) -> None:
-        self.model.stopping = True
-        self.twins.happen("stopping")
         self.check()
 
     @precondition(lambda self: not self.model.over)
@@ -455,5 +482,5 @@ class Pop3BesideModel(RuleBasedStateMachine):
 
 TestPop3BesideModel = Pop3BesideModel.TestCase
 TestPop3BesideModel.settings = settings(
-    max_examples=80, stateful_step_count=30, deadline=None, derandomize=True, report_multiple_bugs=False
+    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True, report_multiple_bugs=False
 )

@@ -459,5 +459,5 @@ class SmtpBesideModel(RuleBasedStateMachine):
 
 TestSmtpBesideModel = SmtpBesideModel.TestCase
 TestSmtpBesideModel.settings = settings(
-    max_examples=80, stateful_step_count=30, deadline=None, derandomize=True, report_multiple_bugs=False
+    max_examples=120, stateful_step_count=40, deadline=None, derandomize=True, report_multiple_bugs=False
 )
