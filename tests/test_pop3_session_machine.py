@@ -357,7 +357,8 @@ class Pop3BesideModel(RuleBasedStateMachine):
         said=st.sampled_from(
             (
                 (b"USER alice", b"PASS ecila"), (b"USER alice", b"PASS ecila"), (b"USER bob", b"PASS bob"),
-                (b"USER alice", b"PASS guess", b"PASS ecila"), (b"AUTH PLAIN", b"*", b"CAPA".ljust(300), b"AUTH PLAIN", RIGHT),
+                (b"USER alice", b"PASS guess", b"PASS ecila"),
+                (b"AUTH PLAIN", b"*", b"CAPA".ljust(300), b"AUTH PLAIN", RIGHT),
                 (*(b"XYZZY",) * 15, b"USER alice", b"PASS ecila", *(b"XYZZY",) * 15),
                 (b"AUTH PLAIN", RIGHT), (b"AUTH PLAIN", WRONG), (b"AUTH PLAIN", b"*"), (b"AUTH PLAIN", ACTING),
                 (b"AUTH LOGIN", b64("alice"), b64("ecila")), (b"AUTH LOGIN", b64("alice"), b"*"),
