@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from reference_server.outgoing import Outgoing
-from reference_server.session import Actions, Close, Peer, Perform, Send, Session, StartTls, Unwatch, Watch
+from reference_server.session import Actions, Close, LoginFailed, Peer, Perform, Send, Session, StartTls, Unwatch, Watch
 from reference_server.tls import TlsFailure, TlsPipe
 
 if TYPE_CHECKING:
@@ -230,6 +230,8 @@ class Connection:
                     self._cancel_watch = subscribe(self._wake)
                 case Unwatch():
                     self._unwatch()
+                case LoginFailed():
+                    self.engine.login_failed(self.peer.address)
 
     def _send(self, data: bytes) -> None:
         if self._tls is not None:
@@ -395,6 +397,10 @@ class Connection:
             self._tell(self.session.stopping)
         else:
             self._farewell(self.session.stopping)
+
+    def cut(self) -> None:
+        """End it, without a word of the session's."""
+        self._leave()
 
     def _farewell(self, event: Callable[[], Actions]) -> None:
         if self.phase is _SESSION:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from reference_server.address_range import IPAddress, normalise
 from reference_server.admission import Admission, Limits
 from reference_server.connection import Connection
+from reference_server.guard import Guard, Patience
 from reference_server.idle import IdleClock
 from reference_server.readiness import Readiness
 from reference_server.session import Peer, Refusal, Session
@@ -88,6 +89,7 @@ class Engine:
     admission_type: type[Admission] = Admission
     clock_type: type[IdleClock[Connection]] = IdleClock
     connection_type: type[Connection] = Connection
+    guard_type: type[Guard] = Guard
 
     def __init__(
         self,
@@ -107,6 +109,7 @@ class Engine:
         self.now = time.monotonic
         self.admission = self.admission_type(limits)
         self.clock = self.clock_type(idle_timeout)
+        self.guard = self.guard_type(Patience())
         self.lingering: IdleClock[Connection | _Told] = IdleClock(LINGER)
         self.connections: set[Connection] = set()
         self.listeners: dict[Door, Listener] = {}
@@ -146,6 +149,9 @@ class Engine:
 
     def let_in(self, sock: socket.socket, peer: Peer, *, implicit: bool) -> None:
         """Ask for a place, before anything else happens on the connection, and before TLS."""
+        if self.guard.blocks(peer.address, self.now()):
+            self._turn_away(sock, Refusal.BLOCKED, implicit=implicit)
+            return
         ticket = self.admission.admit(peer.address)
         if isinstance(ticket, Refusal):
             self._turn_away(sock, ticket, implicit=implicit)
@@ -176,6 +182,18 @@ class Engine:
             sock.close()
             return
         _Told(self, sock)
+
+    def login_failed(self, address: IPAddress) -> None:
+        """Count it; when it was one too many, whoever is in from there is cut off."""
+        if self.guard.failed(address, self.now()):
+            seconds = self.guard.patience.block
+            log.warning("%s: %s is blocked for %g s: too many failed logins", self.name, address, seconds)
+            # Not at once: the client shall hear that its login has failed.
+            self.soon(self._cut, address)
+
+    def _cut(self, address: IPAddress) -> None:
+        for connection in [each for each in self.connections if each.peer.address == address]:
+            connection.cut()
 
     # -- time --------------------------------------------------------------------------------------------------------
 

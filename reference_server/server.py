@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reference_server.admission import Limits
+from reference_server.guard import Patience
 from reference_server.listener import Behaviour, BindError, Door, Engine, Listener, addresses_of, has_ipv6
 from reference_server.mailstore import MailStore
 from reference_server.protocols import imap, ldap, pop3, smtp
@@ -93,6 +94,7 @@ class _Plan:
     behaviour: Behaviour
     idle_timeout: float
     limits: Limits
+    patience: Patience
     doors: list[Door]
 
 
@@ -213,6 +215,7 @@ class Server:
         for service, plan in plans.items():
             engine = self.engines[service]
             engine.admission.change(plan.limits)
+            engine.guard.patience = plan.patience
             if plan.behaviour.tls_context is None:
                 # Whoever is in was told that there is TLS, and may still ask for it.
                 plan.behaviour.tls_context = engine.behaviour.tls_context
@@ -264,6 +267,7 @@ class Server:
             Behaviour(lambda: speaker.session(policy, behind), speaker.refusal, context, settings.min_cipher_bits),
             math.inf if table.idle_timeout is None else table.idle_timeout,
             Limits(table.max_connections, table.max_connections_per_ip or 0, table.allow, table.deny),
+            Patience(table.login_failures, table.login_window, table.login_block),
             self._parts.doors(table),
         )
 

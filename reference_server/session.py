@@ -64,6 +64,7 @@ class Refusal(enum.Enum):
     DENIED = "its address may not use the service"
     ADDRESS_LIMIT = "its address has as many connections as one address may have"
     SERVICE_LIMIT = "the service has as many connections as it may have"
+    BLOCKED = "too many logins from its address have failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,12 @@ class Unwatch:
     """End the subscription of the last ``Watch``."""
 
 
-Action: TypeAlias = Send | StartTls | Close | Perform | Watch | Unwatch
+@dataclass(frozen=True, slots=True)
+class LoginFailed:
+    """Somebody could not sign in: counts against the client's address, which may be blocked for it."""
+
+
+Action: TypeAlias = Send | StartTls | Close | Perform | Watch | Unwatch | LoginFailed
 Actions: TypeAlias = Sequence[Action]
 
 

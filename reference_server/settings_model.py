@@ -209,6 +209,12 @@ class ServiceSettings(_Document):
     """Client addresses that may connect: 10.0.0.5, 192.168.0.0/16 or 172.16.0.1-172.16.0.99; empty is everyone."""
     deny: tuple[RangeText, ...] = ()
     """Client addresses that may not connect; beats allow."""
+    login_failures: Count = 0
+    """Failed logins from one address, within the window, after which it is blocked; 0 is no limit."""
+    login_window: Seconds = 300.0
+    """Seconds for which a failed login is held against its address."""
+    login_block: Seconds = 900.0
+    """Seconds for which an address is blocked."""
 
     @property
     def offers_tls(self) -> bool:
@@ -288,4 +294,5 @@ def defaults_of(service: Service) -> ServiceSettings:
         ports=_CUSTOMARY_PORTS[service],
         max_connections=50,
         idle_timeout=_IDLE_TIMEOUTS.get(service, 300.0),  # RFC 5321 4.5.3.2.7: at least 5 minutes
+        login_failures=10 if service is Service.ADMIN else 0,
     )

@@ -25,6 +25,7 @@ from reference_server.session import (
     Actions,
     Close,
     IPAddress,
+    LoginFailed,
     Peer,
     Perform,
     Policy,
@@ -119,6 +120,8 @@ def refusal(why: Refusal) -> bytes:
             status, more, text = 503, b"Retry-After: 5\r\n", b"Too many connections from your address.\n"
         case Refusal.SERVICE_LIMIT:
             status, more, text = 503, b"Retry-After: 5\r\n", b"Too many connections, try again later.\n"
+        case Refusal.BLOCKED:
+            status, more, text = 429, b"", b"Too many failed logins from your address.\n"
     return (
         b"HTTP/1.1 %d %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%sConnection: close\r\n\r\n%s"
         % (status, _REASONS[status].encode(), len(text), more, text)
@@ -301,7 +304,8 @@ class HttpSession:
 
     def _answered(self, response: Response) -> Actions:
         self._at_work = False
-        return self._respond(response)
+        said = self._respond(response)
+        return (LoginFailed(), *said) if response.login_failed else said
 
     def _respond(self, response: Response) -> Actions:
         head = self._head(response)

@@ -34,6 +34,7 @@ from reference_server.session import (
     Action,
     Actions,
     Close,
+    LoginFailed,
     Peer,
     Perform,
     Policy,
@@ -93,7 +94,7 @@ _BAD_LINE: Final = {
 def refusal(reason: Refusal) -> bytes:
     """What a client hears that is not let in, before the connection is closed (RFC 3501 7.1.5)."""
     match reason:
-        case Refusal.DENIED:
+        case Refusal.DENIED | Refusal.BLOCKED:
             return b"* BYE this service is not open to your address\r\n"
         case Refusal.ADDRESS_LIMIT:
             return b"* BYE [LIMIT] too many connections from your address\r\n"
@@ -380,9 +381,9 @@ class ImapSession:
             return self._resume(b"OK [CAPABILITY %s] logged in" % self._capabilities())
         self._failed_logins += 1
         if self._failed_logins < MAX_FAILED_LOGINS:
-            return self._resume(b"NO [AUTHENTICATIONFAILED] name or password is wrong")
+            return (LoginFailed(), *self._resume(b"NO [AUTHENTICATIONFAILED] name or password is wrong"))
         denied = self._tagged(b"NO [AUTHENTICATIONFAILED] name or password is wrong")
-        return self._bye(denied + b"* BYE too many failed logins, goodbye\r\n")
+        return (LoginFailed(), *self._bye(denied + b"* BYE too many failed logins, goodbye\r\n"))
 
     # ---- waiting for news
 

@@ -42,7 +42,19 @@ from reference_server.protocols.ldap_messages import (
     Unbind,
     Update,
 )
-from reference_server.session import Action, Actions, Close, Peer, Perform, Policy, Refusal, Security, Send, StartTls
+from reference_server.session import (
+    Action,
+    Actions,
+    Close,
+    LoginFailed,
+    Peer,
+    Perform,
+    Policy,
+    Refusal,
+    Security,
+    Send,
+    StartTls,
+)
 
 MAX_MESSAGE: Final = 256 * 1024
 """Octets of a request; slapd takes as many from clients that it does not know."""
@@ -64,6 +76,8 @@ def refusal(why: Refusal) -> bytes:
             reason = "too many connections from your address"
         case Refusal.SERVICE_LIMIT:
             reason = "too many connections, try again later"
+        case Refusal.BLOCKED:
+            reason = "too many failed logins from your address"
     return messages.notice_of_disconnection(Result.UNAVAILABLE, reason)
 
 
@@ -226,8 +240,8 @@ class LdapSession:
         self._failed_binds += 1
         answer = messages.result(number, Answer.BIND, Result.INVALID_CREDENTIALS, "name or password is wrong")
         if self._failed_binds < MAX_FAILED_BINDS:
-            return self._resume(answer)
-        return (Send(answer), *self._end(Result.UNAVAILABLE, "too many failed binds"))
+            return (LoginFailed(), *self._resume(answer))
+        return (LoginFailed(), Send(answer), *self._end(Result.UNAVAILABLE, "too many failed binds"))
 
     def _search(self, number: int, search: Search) -> bytes | tuple[Action, ...]:
         if not search.base and search.scope is Scope.BASE:

@@ -28,6 +28,7 @@ from reference_server.session import (
     Action,
     Actions,
     Close,
+    LoginFailed,
     Peer,
     Perform,
     Policy,
@@ -88,6 +89,8 @@ def refusal(reason: Refusal) -> bytes:
             return b"-ERR [SYS/TEMP] too many connections from your address\r\n"
         case Refusal.SERVICE_LIMIT:
             return b"-ERR [SYS/TEMP] too many connections, try again later\r\n"
+        case Refusal.BLOCKED:
+            return b"-ERR [SYS/TEMP] too many failed logins from your address\r\n"
 
 
 class Pop3Session:
@@ -340,8 +343,9 @@ class Pop3Session:
             case _Denial.WRONG:
                 self._failed_logins += 1
                 if self._failed_logins >= MAX_FAILED_LOGINS:
-                    return self._farewell(b"-ERR [AUTH] too many failed logins, goodbye\r\n")
-                return self._resume(State.AUTHORIZATION, b"-ERR [AUTH] name or password is wrong\r\n")
+                    return (LoginFailed(), *self._farewell(b"-ERR [AUTH] too many failed logins, goodbye\r\n"))
+                denied = self._resume(State.AUTHORIZATION, b"-ERR [AUTH] name or password is wrong\r\n")
+                return (LoginFailed(), *denied)
 
     # ---- commands in TRANSACTION
 

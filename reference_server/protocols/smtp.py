@@ -25,18 +25,14 @@ from typing import Final, TypeAlias
 from reference_server.mailstore import Account, MailStore
 from reference_server.protocols import sasl
 from reference_server.protocols.lines import Flaw, Line, LineReader
-from reference_server.protocols.smtp_grammar import (
-    BadSyntax,
-    client_name,
-    mail_argument,
-    rcpt_argument,
-)
+from reference_server.protocols.smtp_grammar import BadSyntax, client_name, mail_argument, rcpt_argument
 from reference_server.protocols.smtp_recipients import no_recipient, recipient
 from reference_server.protocols.smtp_text import IncomingText, Trace
 from reference_server.session import (
     Action,
     Actions,
     Close,
+    LoginFailed,
     Peer,
     Perform,
     Policy,
@@ -104,6 +100,8 @@ def refusal(reason: Refusal) -> bytes:
             return b"421 4.7.0 too many connections from your address\r\n"
         case Refusal.SERVICE_LIMIT:
             return b"421 4.3.2 too many connections, try again later\r\n"
+        case Refusal.BLOCKED:
+            return b"421 4.7.0 too many failed logins from your address\r\n"
 
 
 class SmtpSession:
@@ -381,9 +379,10 @@ class SmtpSession:
             return self._resume(b"235 2.7.0 logged in\r\n")
         self._failed_logins += 1
         if self._failed_logins < MAX_FAILED_LOGINS:
-            return self._resume(b"535 5.7.8 name or password is wrong\r\n")
+            return (LoginFailed(), *self._resume(b"535 5.7.8 name or password is wrong\r\n"))
         self._end()
-        return (Send(b"421 4.7.0 %s has seen too many failed logins, goodbye\r\n" % self._hostname), Close())
+        farewell = b"421 4.7.0 %s has seen too many failed logins, goodbye\r\n" % self._hostname
+        return (LoginFailed(), Send(farewell), Close())
 
     # ---- the transaction
 
