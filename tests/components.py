@@ -44,6 +44,10 @@ def _dovecot() -> bool:
     )
 
 
+def _postfix() -> bool:
+    return program("postconf") is not None and os.access("/usr/lib/postfix/sbin/master", os.X_OK)
+
+
 def _swaks() -> bool:
     # Without this library of Perl's it has no TLS.
     return program("swaks") is not None and bool(glob.glob("/usr/lib/*/perl5/*/Net/SSLeay.pm"))
@@ -59,6 +63,7 @@ COMPONENTS: Mapping[str, Component] = {
     "msmtp": _program("msmtp"),
     "mutt": _program("mutt"),
     "openssl": _program("openssl"),
+    "postfix": Component(_postfix, "apt install postfix"),
     "prlimit": _program("prlimit", "util-linux"),
     "root": Component(lambda: os.geteuid() == 0, "run the tests as root"),
     "smtp-source": _program("smtp-source", "postfix"),

@@ -1,7 +1,7 @@
 """The listeners that a scenario asks for: which they are, and whether they can be had.
 
 Owns: the addresses behind a bind list, finding a port taken before a server is started on it, and the addresses
-that an IP restriction stands for.  Deliberately knows nothing of any server's configuration, and opens no socket.
+that an IP restriction stands for.  Deliberately knows nothing of any server's configuration, and connects to nobody.
 """
 
 from __future__ import annotations
@@ -59,6 +59,19 @@ def _meet(one: procfs.IPAddress, other: procfs.IPAddress) -> bool:
     if one.version != other.version:
         return other.version == 6 and other.is_unspecified  # a stranger's may be for both
     return one == other or one.is_unspecified or other.is_unspecified
+
+
+def foreign(asked: Asked) -> list[str]:
+    """The addresses of the scenario on which this machine cannot listen, for a server that does not name them."""
+    found = []
+    for address in sorted({address for address, _ in wanted(asked)}, key=str):
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((str(address), 0))
+            except OSError:
+                found.append(str(address))
+    return found
 
 
 def require_searchable(folder: Path, server: str) -> None:

@@ -88,6 +88,7 @@ def _describe() -> dict[str, Any]:
                 },
                 "idle_timeout_min": 1,
                 "idle_timeout_step": 1,
+                "idle_timeout_late": 1,  # each client is served by a process, which may have to be started first
                 "defaults": {"idle_timeout": 300},
                 "login": {"by": "name", "role": "mx"},
                 "notes": _NOTES,
@@ -159,8 +160,8 @@ class Postfix:
     def reload(self, asked: Asked) -> None:
         """Do as ``postfix reload`` does: SIGHUP to the master, which reads both files again.
 
-        Sessions go on under the settings with which they began.  Processes that serve nobody end; it is waited for,
-        since one of them might take a client who comes now.
+        Sessions go on under the settings with which they began, except at a listener that is no more.  Processes that
+        serve nobody end; it is waited for, since one of them might take a client who comes now.
         """
         assert self._master is not None
         assert self._place is not None
@@ -226,7 +227,9 @@ class Postfix:
                 self._listeners = wanted
                 return
             if (death := self.death()) is not None:
-                raise DriverFailed(death)
+                # What the master says before it has a logging service is lost; this is its usual reason.
+                foreign = [f"{each} is no address of this machine" for each in listeners.foreign(asked)]
+                raise DriverFailed("; ".join([death, *foreign]))
             if time.monotonic() > until:
                 raise DriverFailed(f"postfix does not listen as it should within {within:g} s: {self._last_words()}")
             time.sleep(0.002)

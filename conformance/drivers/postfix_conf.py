@@ -98,8 +98,8 @@ def _main(asked: Asked, place: Place) -> Iterator[tuple[str, str | int]]:
     yield "inet_protocols", "all" if procfs.has_ipv6() else "ipv4"
     # No client is trusted for its address, and nobody waits for a name server.
     yield "mynetworks", ""
-    # Whoever asks for a sign of life again and again (NOOP) is made to wait beyond 100 times, which is not in question.
-    yield "smtpd_junk_command_limit", 100_000
+    # Whoever asks for a sign of life again and again (NOOP) is made to wait each time from the 100th on.
+    yield "smtpd_junk_command_limit", 1_000_000_000
     yield "notify_classes", ""  # nobody reads what a postmaster is told of each failed handshake
     yield "smtpd_peername_lookup", "no"
     yield "smtpd_relay_restrictions", "permit_sasl_authenticated, reject_unauth_destination"
