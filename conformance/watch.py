@@ -53,7 +53,8 @@ class Seen:
     ``failure`` says what the server did wrong where that is not a matter of time; ``trouble`` why nothing can be said.
     ``guests`` are those who were there when it stopped.  ``mail`` says how many messages had to be in the accounts of
     the watch after the end, and how many were; ``mail_trouble`` why that went wrong,
-    ``not_counted`` why nobody can look.
+    ``not_counted`` why nobody can look, ``locked`` what is said of a maildrop that
+    cannot be had any more.
     """
 
     title: str
@@ -72,6 +73,7 @@ class Seen:
     mail: tuple[int, int] | None = None
     mail_trouble: str | None = None
     not_counted: str | None = None
+    locked: str | None = None
 
     @property
     def earliest(self) -> float:

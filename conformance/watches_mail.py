@@ -104,6 +104,8 @@ def _count(seen: Seen, expected: int, counted: Callable[[], int]) -> None:
         return
     try:
         seen.mail = expected, counted()
+    except mail.Locked as reply:
+        seen.locked = seen.mail_trouble = str(reply)
     except (Inconclusive, NotAssessable, Mismatch, NotServed, Malformed, Ended, Silent) as error:
         seen.mail_trouble = str(error)
 

@@ -189,11 +189,15 @@ class Wire:
         self.transcript.note(self.number, f"{sent} octets sent, nothing read", tls=self.secure)
         return sent
 
-    def pour(self, data: bytes, patience: float = 0.3) -> None:
-        """Send as much as the server takes, and stop when it has gone: what it said before can be read still."""
+    def pour(self, data: bytes, patience: float = 0.5) -> None:
+        """Send as much as the server takes, and stop when it has gone: what it said before can be read still.
+
+        Next to nothing is held back here, so that what has been sent has been read, or has come to a closed door.
+        """
         if self._tls is not None:
             self._tls.write(data)
             data = self._outgoing.read()
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         sent = 0
         with contextlib.suppress(OSError):
             while sent < len(data):

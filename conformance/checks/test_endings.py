@@ -238,14 +238,14 @@ def test_the_last_reply_survives_what_is_sent_behind_it(endpoint: Endpoint) -> N
     require_pipelining(endpoint, wire)
     wire.pour(commands + goodbye + BEHIND)
     try:
-        ending, said = wire.await_end(PATIENCE)
+        _, said = wire.await_end(PATIENCE)
     except Silent as silence:
         raise Mismatch("the connection to be closed after a goodbye", str(silence)) from None
     last = said.splitlines()[-1:]
     if not last or not last[0].upper().startswith(expected.upper()):
         raise Mismatch(
             f"the answer to a goodbye ({expected.decode()}), whatever the client sent behind it",
-            f"{ending} after {len(said)} octets, of which the last were {said[-80:]!r}",
+            f"the end after {len(said)} octets, of which the last were {said[-80:]!r}",
         )
 
 

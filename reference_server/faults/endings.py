@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from reference_server.connection import Connection
@@ -16,7 +17,7 @@ from reference_server.faults.meddling import Meddler, meddled, with_speakers
 from reference_server.mailstore import MailStore
 from reference_server.protocols.imap import ImapSession
 from reference_server.protocols.lines import Line
-from reference_server.protocols.pop3 import Pop3Session, State
+from reference_server.protocols.pop3 import Pop3Session, State, _Denial
 from reference_server.protocols.smtp import SmtpSession
 from reference_server.protocols.smtp import State as SmtpState
 from reference_server.server import Parts
@@ -24,7 +25,7 @@ from reference_server.session import Action, Actions, Close, Perform, Policy, Se
 from reference_server.settings import Service
 
 #: What goes through LOGOUT and QUIT where it looks at mail.
-GOODBYES = "CLS-01 CLS-02 CLS-09 CLS-13 CLS-14 TLS-11"
+GOODBYES = "PRT CLS-01 CLS-02 CLS-09 CLS-13 CLS-14 TLS-11"
 #: A login with everything in one line, or the line that ends it, and what stands behind it.
 LOGIN: Final = re.compile(
     rb"(?P<login>.*?(?:^AUTH PLAIN [^\r\n]+|^PASS [^\r\n]+|^\S+ LOGIN [^\r\n]+)\r\n)(?P<behind>.+)",
@@ -175,6 +176,35 @@ def holds_the_lock_for_long(parts: Parts) -> Parts:
             super().ended()
 
     return with_session(parts, Service.POP3, Slow)
+
+
+@fault(
+    "lock-survives-a-stop",
+    "the lock on a maildrop is a file, and whoever had it when the server stopped has it for ever",
+    breaks="CLS-11",
+    consequences="CLS-01",
+    services=("pop3",),
+)
+def lock_survives_a_stop(parts: Parts) -> Parts:
+    class Stale(Pop3Session):
+        _name = ""
+
+        def _lock(self, name: str) -> Path:
+            return self._store._root / f"{name}.lock"
+
+        def _claim(self, name: str, password: str) -> Any:
+            if self._lock(name).exists():
+                return _Denial.IN_USE
+            self._name = name
+            return super()._claim(name, password)
+
+        def stopping(self) -> Actions:
+            if self._drop is not None:
+                hit()
+                self._lock(self._name).touch()
+            return super().stopping()
+
+    return with_session(parts, Service.POP3, Stale)
 
 
 # -- SMTP: what is delivered -------------------------------------------------------------------------------------------
@@ -337,9 +367,10 @@ def logs_out_without_bye(parts: Parts) -> Parts:
 
 @fault(
     "stays-after-a-goodbye",
-    "QUIT and LOGOUT are answered, and the connection stays open",
+    "QUIT is answered, and the connection stays open",
     breaks="CLS-09",
     consequences=GOODBYES + " IDL LIM",
+    services=("smtp",),
 )
 def stays_after_a_goodbye(parts: Parts) -> Parts:
     class Lingerer(Meddler):
@@ -349,7 +380,7 @@ def stays_after_a_goodbye(parts: Parts) -> Parts:
                 return Send(b"")
             return super()._passed_on(action)
 
-    return meddled(parts, Lingerer)
+    return meddled(parts, Lingerer, (Service.SMTP,))
 
 
 @fault(
@@ -431,6 +462,7 @@ def runs_pipelined_commands_twice(parts: Parts) -> Parts:
     "what is pipelined behind a login is thrown away",
     breaks="CLS-14",
     consequences="CLS-10",
+    services=("imap",),
 )
 def drops_what_is_pipelined(parts: Parts) -> Parts:
     class Careless(Meddler):
@@ -441,4 +473,4 @@ def drops_what_is_pipelined(parts: Parts) -> Parts:
             hit()
             return found["login"]
 
-    return meddled(parts, Careless)
+    return meddled(parts, Careless, (Service.IMAP,))
