@@ -69,6 +69,35 @@ def test_the_last_number_is_told_first(store: MailStore, inbox: Mailbox) -> None
     assert talk.say("CHECK") == ["* 3 EXPUNGE", "* 1 EXPUNGE", "t OK done"]
 
 
+@pytest.mark.parametrize("command", ["FETCH 9 FLAGS", "STORE 9 FLAGS ()", "COPY 9 INBOX", "SEARCH 1:*"])
+def test_news_come_with_whatever_answer(store: MailStore, inbox: Mailbox, command: str) -> None:
+    talk = Talk(store)
+    inbox.append(b"new")
+    answer = talk.say(command)
+    assert "* 4 EXISTS" in answer
+    assert answer[-1].startswith("t OK" if command == "SEARCH 1:*" else "t BAD")
+    assert talk.say("NOOP") == ["t OK done"]
+
+
+@pytest.mark.parametrize("command", ["FETCH 1 BODY[]", "STORE 2 +FLAGS (\\Seen)", "EXPUNGE", "UID FETCH 2 BODY.PEEK[]"])
+def test_news_are_not_lost_with_a_command_that_fails(
+    store: MailStore, inbox: Mailbox, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Talk(store)
+    inbox.append(b"new")
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("disk")
+
+    with monkeypatch.context() as disk:
+        for name in ("read", "store_flags", "remove"):
+            disk.setattr(Mailbox, name, broken)
+        failed = talk.say(command)
+    assert failed[-1] == "t NO [UNAVAILABLE] that cannot be done at the moment"
+    assert "* 4 EXISTS" in failed
+    assert talk.say("NOOP") == ["t OK done"]
+
+
 def test_copies_of_what_is_gone(store: MailStore, inbox: Mailbox) -> None:
     store.create(ALICE, "other")
     talk = Talk(store)

@@ -21,11 +21,8 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from reference_server.mailstore import Account, MailStore
-from reference_server.protocols import imap_commands_fetch as fetching
-from reference_server.protocols import imap_commands_mailboxes as mailboxes
-from reference_server.protocols import imap_commands_messages as messages
-from reference_server.protocols import imap_commands_search as searching
 from reference_server.protocols import sasl
+from reference_server.protocols.imap_commands import AFTER, ANY, BEFORE, ON_MAIL, OPEN, Read, State
 from reference_server.protocols.imap_input import Continue, Fault, Rejected, Request, RequestReader
 from reference_server.protocols.imap_selected import Answer, Client, Job, Outcome, Partly, carried_out
 from reference_server.protocols.imap_syntax import BadSyntax, Cursor, id_arguments, login_arguments
@@ -49,14 +46,6 @@ from reference_server.session import (
 MAX_ERRORS: Final = 20
 """Replies of BAD in a row, after which the patience is over."""
 MAX_FAILED_LOGINS: Final = 5
-
-
-class State(enum.Enum):
-    """RFC 3501 3."""
-
-    NOT_AUTHENTICATED = "nobody has logged in"
-    AUTHENTICATED = "no mailbox is open"
-    SELECTED = "a mailbox is open"
 
 
 class Doing(enum.Enum):
@@ -154,7 +143,8 @@ class ImapSession:
             return self._bye(b"* BYE [UNAVAILABLE] the mailbox cannot be read\r\n")
         code = b"UNAVAILABLE" if isinstance(error, OSError) else b"SERVERBUG"
         what = b"logins cannot be checked" if self._doing is Doing.VERIFYING else b"that cannot be done"
-        return self._resume(b"NO [%s] %s at the moment" % (code, what))
+        told = b"" if self._client is None or self._client.selected is None else self._client.selected.told()
+        return self._resume(b"NO [%s] %s at the moment" % (code, what), told)
 
     def woken(self) -> Actions:
         if self._doing is not Doing.IDLING:
@@ -231,7 +221,7 @@ class ImapSession:
     def _out_of_order(self, command: Command) -> bytes:
         if self._state is State.NOT_AUTHENTICATED:
             return b"BAD log in first"
-        return b"BAD you are logged in already" if command.states == _BEFORE else b"BAD open a mailbox first"
+        return b"BAD you are logged in already" if command.states == BEFORE else b"BAD open a mailbox first"
 
     def _rejected(self, tag: bytes | None, fault: Fault | str) -> _Reply:
         self._tag = tag or b"*"
@@ -447,7 +437,7 @@ class Command:
     takes_argument: bool = True
 
 
-def _asks(read: Callable[[Client, Request], Job], *, expunge: bool = True) -> Callable[[ImapSession, Request], _Reply]:
+def _asks(read: Read, *, expunge: bool) -> Callable[[ImapSession, Request], _Reply]:
     """A command whose arguments ``read`` makes a job of."""
 
     def run(session: ImapSession, request: Request) -> _Reply:
@@ -456,45 +446,15 @@ def _asks(read: Callable[[Client, Request], Job], *, expunge: bool = True) -> Ca
     return run
 
 
-_BEFORE: Final = (State.NOT_AUTHENTICATED,)
-_AFTER: Final = (State.AUTHENTICATED, State.SELECTED)
-_ANY: Final = tuple(State)
-_OPEN: Final = (State.SELECTED,)
-
 COMMANDS: Final[dict[bytes, Command]] = {
-    b"CAPABILITY": Command(ImapSession.capability, _ANY, takes_argument=False),
-    b"NOOP": Command(ImapSession.noop, _ANY, takes_argument=False),
-    b"ID": Command(ImapSession.id, _ANY),
-    b"LOGOUT": Command(ImapSession.logout, _ANY, takes_argument=False),
-    b"STARTTLS": Command(ImapSession.start_tls, _BEFORE, takes_argument=False),
-    b"LOGIN": Command(ImapSession.login, _BEFORE, in_clear=False),
-    b"AUTHENTICATE": Command(ImapSession.authenticate, _BEFORE, in_clear=False),
-    b"NAMESPACE": Command(_asks(mailboxes.namespace), _AFTER, takes_argument=False),
-    b"SELECT": Command(_asks(mailboxes.select), _AFTER),
-    b"EXAMINE": Command(_asks(mailboxes.examine), _AFTER),
-    b"CREATE": Command(_asks(mailboxes.create), _AFTER),
-    b"DELETE": Command(_asks(mailboxes.delete), _AFTER),
-    b"RENAME": Command(_asks(mailboxes.rename), _AFTER),
-    b"SUBSCRIBE": Command(_asks(mailboxes.subscribe), _AFTER),
-    b"UNSUBSCRIBE": Command(_asks(mailboxes.unsubscribe), _AFTER),
-    b"LIST": Command(_asks(mailboxes.list_), _AFTER),
-    b"LSUB": Command(_asks(mailboxes.lsub), _AFTER),
-    b"STATUS": Command(_asks(mailboxes.status), _AFTER),
-    b"APPEND": Command(_asks(mailboxes.append), _AFTER),
-    b"IDLE": Command(ImapSession.idle, _AFTER, takes_argument=False),
-    b"UNSELECT": Command(_asks(messages.unselect), _OPEN),
-    b"CHECK": Command(ImapSession.noop, _OPEN, takes_argument=False),
-    b"CLOSE": Command(_asks(messages.close), _OPEN),
-    b"EXPUNGE": Command(_asks(messages.expunge), _OPEN),
-    b"UID EXPUNGE": Command(_asks(messages.uid_expunge), _OPEN),
-    b"SEARCH": Command(_asks(searching.search, expunge=False), _OPEN),
-    b"UID SEARCH": Command(_asks(partial(searching.search, by_uid=True)), _OPEN),
-    b"FETCH": Command(_asks(fetching.fetch, expunge=False), _OPEN),
-    b"UID FETCH": Command(_asks(partial(fetching.fetch, by_uid=True)), _OPEN),
-    b"STORE": Command(_asks(messages.store, expunge=False), _OPEN),
-    b"UID STORE": Command(_asks(partial(messages.store, by_uid=True)), _OPEN),
-    b"COPY": Command(_asks(messages.copy), _OPEN),
-    b"UID COPY": Command(_asks(partial(messages.copy, by_uid=True)), _OPEN),
-    b"MOVE": Command(_asks(messages.move), _OPEN),
-    b"UID MOVE": Command(_asks(partial(messages.move, by_uid=True)), _OPEN),
+    b"CAPABILITY": Command(ImapSession.capability, ANY, takes_argument=False),
+    b"NOOP": Command(ImapSession.noop, ANY, takes_argument=False),
+    b"ID": Command(ImapSession.id, ANY),
+    b"LOGOUT": Command(ImapSession.logout, ANY, takes_argument=False),
+    b"STARTTLS": Command(ImapSession.start_tls, BEFORE, takes_argument=False),
+    b"LOGIN": Command(ImapSession.login, BEFORE, in_clear=False),
+    b"AUTHENTICATE": Command(ImapSession.authenticate, BEFORE, in_clear=False),
+    b"IDLE": Command(ImapSession.idle, AFTER, takes_argument=False),
+    b"CHECK": Command(ImapSession.noop, OPEN, takes_argument=False),
+    **{verb: Command(_asks(each.read, expunge=each.expunge), each.states) for verb, each in ON_MAIL.items()},
 }

@@ -44,21 +44,20 @@ def fetch(client: Client, request: Request, *, by_uid: bool = False) -> Job:
 
 
 def _fetch(opened: Selected, which: SequenceSet, by_uid: bool, items: Sequence[FetchItem]) -> Outcome:
-    news = opened.refresh(expunge=False)
-    return _fetch_some(opened, opened.chosen(which, by_uid=by_uid), items, news, gone=False)
+    opened.refresh(expunge=False)
+    return _fetch_some(opened, opened.chosen(which, by_uid=by_uid), items, gone=False)
 
 
 def _fetch_some(
-    opened: Selected, left: list[tuple[int, Message]], items: Sequence[FetchItem], news: bytes, *, gone: bool
+    opened: Selected, left: list[tuple[int, Message]], items: Sequence[FetchItem], *, gone: bool
 ) -> Outcome:
-    lines = [news]
     octets = 0
     changed: dict[int, Message] = {}
     sees = not opened.read_only and any(isinstance(item, BodySection) and not item.peek for item in items)
     for place, (number, message) in enumerate(left):
         if place >= MESSAGES_AT_ONCE or octets >= OCTETS_AT_ONCE:
             opened.retell(changed)
-            return Partly(b"".join(lines), partial(_fetch_some, opened, left[place:], items, b"", gone=gone))
+            return Partly(opened.told(), partial(_fetch_some, opened, left[place:], items, gone=gone))
         try:
             seen = _seen(opened, message) if sees else message
             line = _response(opened, number, seen, items, with_flags=seen is not message)
@@ -67,13 +66,13 @@ def _fetch_some(
             continue
         except _TooMuch:
             opened.retell(changed)
-            return Answer(b"NO [LIMIT] that is more than twice the message", b"".join(lines))
+            return Answer(b"NO [LIMIT] that is more than twice the message")
         if seen is not message:
             changed[number] = seen
-        lines.append(line)
+        opened.tell(line)
         octets += len(line)
     opened.retell(changed)
-    return Answer(SOME_ARE_GONE.condition if gone else b"OK done", b"".join(lines))
+    return SOME_ARE_GONE if gone else Answer(b"OK done")
 
 
 def _seen(opened: Selected, message: Message) -> Message:

@@ -49,13 +49,12 @@ class _Wish:
 def _store(wish: _Wish, which: SequenceSet) -> Outcome:
     if wish.opened.read_only:
         return _READ_ONLY
-    news = wish.opened.refresh(expunge=False)
-    return _store_some(wish, wish.opened.chosen(which, by_uid=wish.by_uid), news, gone=False)
+    wish.opened.refresh(expunge=False)
+    return _store_some(wish, wish.opened.chosen(which, by_uid=wish.by_uid), gone=False)
 
 
-def _store_some(wish: _Wish, left: list[tuple[int, Message]], news: bytes, *, gone: bool) -> Outcome:
+def _store_some(wish: _Wish, left: list[tuple[int, Message]], *, gone: bool) -> Outcome:
     opened = wish.opened
-    lines = [news]
     changed: dict[int, Message] = {}
     for number, before in left[:MESSAGES_AT_ONCE]:
         try:
@@ -64,15 +63,14 @@ def _store_some(wish: _Wish, left: list[tuple[int, Message]], news: bytes, *, go
             gone = True
             continue
         changed[number] = after
-        lines.append(opened.new_keyword(after.flags))
+        opened.new_keywords(after.flags)
         if not wish.silent:
-            lines.append(opened.flags_line(number, after, with_uid=wish.by_uid))
+            opened.tell(opened.flags_line(number, after, with_uid=wish.by_uid))
     opened.retell(changed)
     left = left[MESSAGES_AT_ONCE:]
-    told = b"".join(lines)
     if left:
-        return Partly(told, partial(_store_some, wish, left, b"", gone=gone))
-    return Answer(SOME_ARE_GONE.condition if gone else _DONE.condition, told)
+        return Partly(opened.told(), partial(_store_some, wish, left, gone=gone))
+    return SOME_ARE_GONE if gone else _DONE
 
 
 def _change(mailbox: Mailbox, uid: int, change: Change, flags: tuple[str, ...]) -> Message:
@@ -163,14 +161,14 @@ def uid_expunge(client: Client, request: Request) -> Job:
 def _expunge(opened: Selected, which: SequenceSet | None) -> Answer:
     if opened.read_only:
         return _READ_ONLY
-    news = opened.refresh(expunge=True)
+    opened.refresh(expunge=True)
     uids = [
         message.uid
         for message in opened.messages
         if "\\Deleted" in message.flags and (which is None or which.contains(message.uid, opened.largest_uid))
     ]
     opened.mailbox.remove(uids)
-    return Answer(_DONE.condition, news)
+    return _DONE
 
 
 def close(client: Client, request: Request) -> Job:

@@ -28,9 +28,7 @@ def search(client: Client, request: Request, *, by_uid: bool = False) -> Job:
 
 def _search_some(opened: Selected, key: SearchKey, by_uid: bool, first: int, found: tuple[int, ...]) -> Outcome:
     if not first:
-        news = opened.refresh(expunge=False)
-        if news:
-            return Partly(news, partial(_search_some, opened, key, by_uid, 0, found))
+        opened.refresh(expunge=False)
     messages = opened.messages[first : first + MESSAGES_AT_ONCE]
     largest, largest_uid = len(opened.messages), opened.largest_uid
     hits = [
@@ -45,8 +43,9 @@ def _search_some(opened: Selected, key: SearchKey, by_uid: bool, first: int, fou
     ]
     found = (*found, *hits)
     if first + len(messages) < largest:
-        return Partly(b"", partial(_search_some, opened, key, by_uid, first + len(messages), found))
-    return Answer(b"OK done", b"* SEARCH%s\r\n" % b"".join(b" %d" % number for number in found))
+        return Partly(opened.told(), partial(_search_some, opened, key, by_uid, first + len(messages), found))
+    opened.tell(b"* SEARCH%s\r\n" % b"".join(b" %d" % number for number in found))
+    return Answer(b"OK done")
 
 
 def _text(mailbox: Mailbox, uid: int) -> bytes:

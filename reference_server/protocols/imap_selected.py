@@ -77,7 +77,7 @@ class Selected:
     While nothing is withheld from it they are the very tuple that the mailbox gives to all its sessions.
     """
 
-    __slots__ = ("_keywords", "_last", "_latest", "mailbox", "messages", "read_only", "recent")
+    __slots__ = ("_keywords", "_last", "_latest", "_untold", "mailbox", "messages", "read_only", "recent")
 
     def __init__(self, mailbox: Mailbox, *, read_only: bool) -> None:
         self.mailbox = mailbox
@@ -86,6 +86,7 @@ class Selected:
         self.recent = {message.uid for message in self.messages if message.recent}
         self._last = self.messages[-1].uid if self.messages else 0
         self._keywords = _keywords(self.messages)
+        self._untold: list[bytes] = []
 
     # ---- whom the client means
 
@@ -127,14 +128,24 @@ class Selected:
 
     # ---- what the client is told
 
-    def refresh(self, *, expunge: bool) -> bytes:
-        """What has changed since the client was last told; messages that are gone only where ``expunge`` allows it.
+    def tell(self, *lines: bytes) -> None:
+        """Lines for the client, which are not lost whatever becomes of the command: numbers depend on them."""
+        self._untold += lines
+
+    def told(self) -> bytes:
+        """All that there is to tell; whoever asks sees to it that it is sent."""
+        lines = b"".join(self._untold)
+        self._untold.clear()
+        return lines
+
+    def refresh(self, *, expunge: bool) -> None:
+        """Tell what has changed since the client was last told; that messages are gone only where ``expunge`` says so.
 
         Raises :class:`~reference_server.mailstore.NoSuchMailbox`, and OSError.
         """
         now = self.mailbox.messages(claim_recent=not self.read_only)
         if now is self._latest and (self.messages is now or not expunge):
-            return b""
+            return
         current = {message.uid: message for message in now}
         known = list(self.messages)
         lines: list[bytes] = []
@@ -158,7 +169,8 @@ class Selected:
             lines += [b"* %d EXISTS\r\n" % len(known), b"* %d RECENT\r\n" % len(self.recent)]
         self._latest = now
         self.messages = now if _same(known, now) else tuple(known)
-        return self._new_keywords(now) + b"".join(lines)
+        self.new_keywords(_keywords(now))
+        self.tell(*lines)
 
     def retell(self, changed: Mapping[int, Message]) -> None:
         """The client knows of these, by number."""
@@ -183,17 +195,12 @@ class Selected:
         """``* FLAGS (...)``: the flags and keywords that messages here can have or have."""
         return b"* FLAGS (%s)\r\n" % " ".join((*SYSTEM_FLAGS, *sorted(self._keywords))).encode("ascii", "replace")
 
-    def new_keyword(self, flags: Iterable[str]) -> bytes:
+    def new_keywords(self, flags: Iterable[str]) -> None:
         """RFC 3501 7.2.6: a keyword is announced before a message has it."""
         new = {flag for flag in flags if not flag.startswith("\\")} - self._keywords
-        if not new:
-            return b""
-        self._keywords |= new
-        return self.flags_known()
-
-    def _new_keywords(self, messages: Iterable[Message]) -> bytes:
-        new = _keywords(messages)
-        return self.new_keyword(new)
+        if new:
+            self._keywords |= new
+            self.tell(self.flags_known())
 
 
 def _keywords(messages: Iterable[Message]) -> set[str]:
@@ -228,10 +235,10 @@ def carried_out(client: Client, job: Job, expunge: bool) -> Outcome:
     if client.selected is None:
         return outcome
     try:
-        news = client.selected.refresh(expunge=expunge)
+        client.selected.refresh(expunge=expunge)
     except NoSuchMailbox:
-        return Answer(outcome.condition, outcome.untagged, fatal=True)
-    return Answer(outcome.condition, outcome.untagged + news)
+        return Answer(outcome.condition, outcome.untagged + client.selected.told(), fatal=True)
+    return Answer(outcome.condition, outcome.untagged + client.selected.told())
 
 
 def _words(error: Exception) -> bytes:
