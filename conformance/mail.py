@@ -60,6 +60,17 @@ def sign_in(endpoint: Endpoint, account: Credentials, within: float | None = Non
             return visit
 
 
+def takes_logins(endpoint: Endpoint) -> bool:
+    """Whether clients can sign in there: not every SMTP server lets them."""
+    if endpoint.service is not Service.SMTP:
+        return True
+    with endpoint.visit() as visit:
+        try:
+            return "AUTH PLAIN" in endpoint.dialect.offered_logins(visit.wire)
+        except (NotServed, Malformed, Ended, Silent) as error:
+            raise Inconclusive(f"no list of capabilities: {error}") from None
+
+
 def through(endpoint: Endpoint, service: Service) -> Endpoint | None:
     """Another service of the same server, or the same; None where there is none."""
     if service is endpoint.service:
@@ -125,11 +136,14 @@ def deliver(endpoint: Endpoint, account: Credentials) -> None:
 
 def begun(endpoint: Endpoint, account: Credentials) -> Visit:
     """A session of SMTP in which the text of a message to the account may come now."""
-    visit = endpoint.visit()
-    if endpoint.declared.login.role == "submission":
-        visit.login()
+    visit = arrived(endpoint, account)
     smtp.begin_text(visit.wire, account)
     return visit
+
+
+def arrived(endpoint: Endpoint, account: Credentials) -> Visit:
+    """A session of SMTP in which mail can be sent: signed in, where that is asked for."""
+    return sign_in(endpoint, account) if endpoint.declared.login.role == "submission" else endpoint.visit()
 
 
 def stock(endpoint: Endpoint, account: Credentials, wanted: int) -> int:

@@ -122,7 +122,7 @@ class _Seat:
 
 
 def _signed_in(endpoint: Endpoint) -> Visit:
-    return mail.sign_in(endpoint, mail.keeper(endpoint))
+    return mail.sign_in(endpoint, mail.keeper(endpoint)) if mail.takes_logins(endpoint) else endpoint.visit()
 
 
 def _has_deleted(endpoint: Endpoint) -> Visit:
@@ -143,12 +143,24 @@ def _in_append(endpoint: Endpoint) -> Visit:
     return visit
 
 
+def _in_idle(endpoint: Endpoint) -> Visit:
+    visit = _signed_in(endpoint)
+    if "IDLE" in endpoint.dialect.capabilities(visit.wire):
+        imap.begin_idle(visit.wire)
+    return visit
+
+
 _GUESTS: Mapping[Service, tuple[tuple[str, bool, Callable[[Endpoint], Visit]], ...]] = {
-    Service.SMTP: (("greeted", False, Endpoint.visit), ("within a text", True, _in_text)),
+    Service.SMTP: (
+        ("greeted", False, Endpoint.visit),
+        ("signed in", False, _signed_in),
+        ("within a text", True, _in_text),
+    ),
     Service.POP3: (("with a message marked as deleted", False, _has_deleted),),
     Service.IMAP: (
         ("greeted", False, Endpoint.visit),
         ("signed in", False, _signed_in),
+        ("in IDLE", False, _in_idle),
         ("within a literal", True, _in_append),
     ),
 }

@@ -83,6 +83,12 @@ def begin_append(wire: Wire, octets: int) -> None:
     _continued(wire, b"APPEND INBOX {%d}" % octets)
 
 
+def begin_idle(wire: Wire) -> None:
+    """Open INBOX and wait for news (RFC 2177).  Raises :class:`NotServed`."""
+    ask(wire, b"SELECT INBOX")
+    _continued(wire, b"IDLE")
+
+
 def messages(wire: Wire) -> int:
     """How many messages INBOX has (RFC 3501 6.3.10).  Raises :class:`NotServed`."""
     for response in ask(wire, b"STATUS INBOX (MESSAGES)"):
@@ -120,8 +126,7 @@ def _in_literal(wire: Wire, credentials: Credentials) -> None:
 
 def _in_idle(wire: Wire, credentials: Credentials) -> None:
     IMAP().login(wire, credentials)
-    ask(wire, b"SELECT INBOX")
-    _continued(wire, b"IDLE")
+    begin_idle(wire)
 
 
 def _login(wire: Wire, credentials: Credentials) -> bytes | None:
