@@ -85,6 +85,7 @@ def _describe() -> dict[str, Any]:
                     "before_login": {"reset_by": "commands"},
                     "handshake": {"reset_by": "commands"},
                     "after_login": {"reset_by": "commands"},
+                    "trickle": {"reset_by": "nothing"},
                 },
                 "idle_timeout_min": 1,
                 "idle_timeout_step": 1,
