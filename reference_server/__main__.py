@@ -23,9 +23,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from reference_server.configuration import Configuration
 from reference_server.idle import PATIENCE
 from reference_server.server import Parts, Server, StartError
-from reference_server.settings import ServerSettings, SettingsError, load
+from reference_server.settings import ServerSettings, SettingsError
 
 log = logging.getLogger("reference_server")
 
@@ -53,11 +54,12 @@ def main(
     options = parser.parse_args(arguments)
     level = logging.DEBUG if options.verbose else logging.WARNING if options.events else logging.INFO
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    configuration = Configuration(options.config, change)
     try:
         run(
-            change(load(options.config)),
+            configuration.load(),
             parts=parts,
-            reread=lambda: change(load(options.config)),
+            configuration=configuration,
             tell=_tell if options.events else None,
             with_stdin=options.exit_with_stdin,
             uvloop=not options.no_uvloop,
@@ -72,7 +74,7 @@ def run(
     settings: ServerSettings,
     *,
     parts: Parts | None = None,
-    reread: Callable[[], ServerSettings] | None = None,
+    configuration: Configuration | None = None,
     tell: Callable[..., None] | None = None,
     started: Callable[[Server], None] | None = None,
     with_stdin: bool = False,
@@ -80,11 +82,13 @@ def run(
 ) -> None:
     """Run a server until it is told to stop.  Raises :class:`StartError`.
 
-    ``reread`` gives the settings for a SIGHUP, ``tell`` is called with the events of the contract, ``started`` once
-    with the server when it listens.
+    ``configuration`` is read again at a SIGHUP, and can be changed by Remote Admin; ``tell`` is called with the events
+    of the contract, ``started`` once with the server when it listens.
     """
     with asyncio.Runner(loop_factory=_loop_factory() if uvloop else None) as runner:
-        runner.run(_serve(Server(settings, parts), reread, tell, started, with_stdin))
+        server = Server(settings, parts, configuration)
+        reread = None if configuration is None else configuration.load
+        runner.run(_serve(server, reread, tell, started, with_stdin))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

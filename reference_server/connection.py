@@ -17,7 +17,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from reference_server.outgoing import Outgoing
-from reference_server.session import Actions, Close, LoginFailed, Peer, Perform, Send, Session, StartTls, Unwatch, Watch
+from reference_server.session import (
+    Actions,
+    Channel,
+    Close,
+    LoginFailed,
+    Peer,
+    Perform,
+    Send,
+    Session,
+    StartTls,
+    Unwatch,
+    Watch,
+)
 from reference_server.tls import TlsFailure, TlsPipe
 
 if TYPE_CHECKING:
@@ -56,7 +68,7 @@ class Connection:
     __slots__ = (
         "_at_work", "_cancel_watch", "_eof", "_fd", "_held", "_out", "_overdue", "_reading", "_sock",
         "_tls", "_unasked", "_undecrypted", "_upgrading", "_woken", "engine", "peer", "phase", "session",
-        "ticket",
+        "since", "ticket",
     )
 
     def __init__(
@@ -81,9 +93,12 @@ class Connection:
         self._upgrading = False
         self._woken = False
         self._cancel_watch: Callable[[], None] | None = None
+        #: When the client was let in, by the engine's clock.
+        self.since = 0.0
 
     def begin(self) -> None:
         """The client is in: its time begins, and the handshake or the session."""
+        self.since = self.engine.now()
         self.engine.heard(self)
         try:
             if self.phase is _HANDSHAKE:
@@ -378,6 +393,13 @@ class Connection:
     def at_work(self) -> bool:
         """Whether the server is doing something for the client; not when it is the client's turn to read."""
         return self._at_work and self._held is None
+
+    @property
+    def channel(self) -> Channel:
+        """How the session is protected, or is going to be."""
+        if self._tls is None:
+            return Channel.PLAIN
+        return Channel.EXPLICIT if self._upgrading else Channel.IMPLICIT
 
     def idled(self) -> None:
         """The client's time is up.  Nothing here waits for its help."""

@@ -54,6 +54,10 @@ class IdleClock(Generic[Client]):
         self._heard.pop(client, None)
         self._owing.pop(client, None)
 
+    def heard_at(self, client: Client) -> float | None:
+        """Since when it has been silent; None while the server is at work for it."""
+        return self._heard.get(client)
+
     def __len__(self) -> int:
         return len(self._heard)
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reference_server.admission import Limits
+from reference_server.configuration import Configuration
+from reference_server.control import Control
 from reference_server.guard import Patience
 from reference_server.listener import Behaviour, BindError, Door, Engine, Listener, addresses_of, has_ipv6
 from reference_server.mailstore import MailStore
@@ -50,13 +52,22 @@ class StartError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Inside:
+    """What an application has of the server that it is in."""
+
+    store: MailStore
+    hostname: str
+    control: Control
+
+
+@dataclass(frozen=True, slots=True)
 class Speaker:
     """What a service speaks, how it turns clients away, and what is behind it: the mail store, or an application, of
     which there is one for all sessions of a server."""
 
     session: Callable[[Policy, Any], Session]
     refusal: Callable[[Refusal], bytes]
-    behind: Callable[[MailStore, str], Any] = lambda store, _hostname: store
+    behind: Callable[[Inside], Any] = lambda inside: inside.store
 
 
 def _http_session(policy: Policy, application: Application) -> Session:
@@ -72,10 +83,16 @@ def _http_refusal(why: Refusal) -> bytes:
     return refusal(why)
 
 
-def _webmail(store: MailStore, hostname: str) -> Application:
+def _webmail(inside: Inside) -> Application:
     from reference_server.web.webmail import Webmail
 
-    return Webmail(store, hostname, time.monotonic)
+    return Webmail(inside.store, inside.hostname, time.monotonic)
+
+
+def _admin(inside: Inside) -> Application:
+    from reference_server.web.admin import Admin
+
+    return Admin(inside.store, inside.control, time.monotonic)
 
 
 SPEAKERS: Mapping[Service, Speaker] = {
@@ -83,6 +100,7 @@ SPEAKERS: Mapping[Service, Speaker] = {
     Service.POP3: Speaker(pop3.Pop3Session, pop3.refusal),
     Service.IMAP: Speaker(imap.ImapSession, imap.refusal),
     Service.WEBMAIL: Speaker(_http_session, _http_refusal, _webmail),
+    Service.ADMIN: Speaker(_http_session, _http_refusal, _admin),
     Service.LDAP: Speaker(partial(ldap.LdapSession, now=time.monotonic), ldap.refusal),
 }
 
@@ -134,8 +152,12 @@ class Parts:
 class Server:
     """The reference server.  Its methods belong to one event loop."""
 
-    def __init__(self, settings: ServerSettings, parts: Parts | None = None) -> None:
+    def __init__(
+        self, settings: ServerSettings, parts: Parts | None = None, configuration: Configuration | None = None
+    ) -> None:
         self.settings = settings
+        self._configuration = configuration
+        self._control: Control | None = None
         self._parts = parts or Parts()
         self.engines: dict[Service, Engine] = {}
         #: Services that were switched off, until the last of their clients has left.
@@ -157,7 +179,9 @@ class Server:
             self._store = self._parts.store(self.settings.data, self.settings.accounts)
         except OSError as error:
             raise StartError([f"data: {error.filename or self.settings.data}: {error.strerror}"]) from None
-        self._ready = readiness(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self._control = Control(self, loop, self._configuration)
+        self._ready = readiness(loop)
         try:
             self._apply(self._plans(self.settings))
         except StartError:
@@ -238,9 +262,6 @@ class Server:
         for service, table in settings.services.items():
             if not table.enabled:
                 continue
-            if service not in self._parts.speakers:
-                problems.append(f"services.{service}: this version of the server does not have that service")
-                continue
             try:
                 plans[service] = self._plan(service, table, settings)
             except CertificateError as error:
@@ -261,7 +282,8 @@ class Server:
         speaker = self._parts.speakers[service]
         if service not in self._behind:
             assert self._store is not None
-            self._behind[service] = speaker.behind(self._store, settings.hostname)
+            assert self._control is not None
+            self._behind[service] = speaker.behind(Inside(self._store, settings.hostname, self._control))
         behind = self._behind[service]
         return _Plan(
             Behaviour(lambda: speaker.session(policy, behind), speaker.refusal, context, settings.min_cipher_bits),

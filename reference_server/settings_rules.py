@@ -89,6 +89,10 @@ def problems(document: SettingsDocument, services: Mapping[Service, ServiceSetti
     yield from _collisions(document, services)
 
 
+#: Beyond this a limit is rarely meant.
+MANY_CONNECTIONS = 200
+
+
 def warnings(document: SettingsDocument, services: Mapping[Service, ServiceSettings]) -> Iterator[Problem]:
     """What is legal, and yet rarely meant."""
     running = {service: settings for service, settings in services.items() if settings.enabled}
@@ -102,6 +106,11 @@ def warnings(document: SettingsDocument, services: Mapping[Service, ServiceSetti
                     "mail servers with other addresses cannot deliver here; a server that receives mail from the "
                     "Internet must usually accept any address",
                 )
+        if settings.max_connections > MANY_CONNECTIONS:
+            yield Problem(
+                f"services.{service}.max_connections",
+                f"more than {MANY_CONNECTIONS} connections at a time cost memory and open files; few servers need them",
+            )
         if settings.require_tls_for_login and not settings.offers_tls:
             yield Problem(
                 f"services.{service}.require_tls_for_login",

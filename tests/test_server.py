@@ -229,13 +229,6 @@ def test_a_certificate_that_does_not_fit_its_key_is_named(tmp_path: Path, docume
     assert "Traceback" not in ended.stderr
 
 
-def test_a_service_that_is_not_built_yet_is_refused_by_name(tmp_path: Path, document: dict[str, Any]) -> None:
-    document["services"]["admin"] = {"bind": ["127.0.0.1"], "ports": free_ports(1)}
-    ended = start(tmp_path, document)
-    assert ended.returncode == 2
-    assert "services.admin" in ended.stderr
-
-
 def test_an_acknowledged_message_survives_a_kill(tmp_path: Path, document: dict[str, Any]) -> None:
     with MailServer(tmp_path, document) as server:
         server.event()
