@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from conformance.check import Channel, Inconclusive, NotAssessable
+from conformance.check import EVERY_CHANNEL, Channel, Inconclusive, NotAssessable
 from conformance.dialects import NotServed, imap, pop3, smtp
 from conformance.dialects.dialect import Credentials, Malformed
+from conformance.scenarios import ACCOUNTS
 from conformance.visit import Endpoint, Visit
 from conformance.wire import Ended, Silent
 from reference_server.settings import Service
@@ -35,6 +36,12 @@ def keeper_of(service: Service, channel: Channel) -> str:
 def keeper(endpoint: Endpoint) -> Credentials:
     """How to sign in to the account of which ``endpoint`` alone changes the mail."""
     name = keeper_of(endpoint.service, endpoint.channel)
+    return replace(endpoint.credentials, name=name, address=f"{name}@example.test")
+
+
+def newcomer(endpoint: Endpoint, number: int) -> Credentials:
+    """An account that nobody else uses: whose maildrop nobody can have locked, not for a moment."""
+    name = ACCOUNTS[1 + 3 * number + EVERY_CHANNEL.index(endpoint.channel)]
     return replace(endpoint.credentials, name=name, address=f"{name}@example.test")
 
 

@@ -6,12 +6,14 @@ What becomes of mail when a connection ends is examined in ``test_endings_mail``
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+import re
+from collections.abc import Callable, Mapping
 
 from conformance.check import NO_CHANNEL, Channel, Inconclusive, Latitude, Mismatch, NotOffered, check
 from conformance.dialects import imap, pop3, smtp
 from conformance.dialects.dialect import Credentials, Malformed
-from conformance.mail import arrived, keeper, sign_in, takes_logins
+from conformance.mail import arrived, keeper, newcomer, sign_in, takes_logins
 from conformance.visit import Endpoint, Refusal, expecting
 from conformance.watch import Seen
 from conformance.wire import PATIENCE, Ended, Ending, Silent, Wire
@@ -116,36 +118,32 @@ def test_open_sessions_are_told_of_a_shutdown(observed: Observed, endpoint: Endp
 Round = list[tuple[bytes, bytes]]
 
 
-def _rounds_of_smtp(account: Credentials) -> Iterator[tuple[str, Round]]:
-    yield (
-        "AUTH PLAIN",
-        [
-            (b"NOOP", b"250"),
-            (b"AUTH PLAIN " + _plain(account), b"235"),
-            (b"MAIL FROM:<sender@example.org>", b"250"),
-            (b"RSET", b"250"),
-            (b"NOOP", b"250"),
-            (b"QUIT", b"221"),
-        ],
-    )
+def _around_auth_of_smtp(account: Credentials) -> Round:
+    login = b"AUTH PLAIN " + _plain(account)
+    behind = [(b"MAIL FROM:<sender@example.org>", b"250"), (b"RSET", b"250"), (b"NOOP", b"250"), (b"QUIT", b"221")]
+    return [(b"NOOP", b"250"), (login, b"235"), *behind]
 
 
-def _rounds_of_pop3(account: Credentials) -> Iterator[tuple[str, Round]]:
-    behind = [(command, b"+OK") for command in (b"STAT", b"NOOP", b"RSET", b"QUIT")]
-    names = [(b"USER " + account.login.encode(), b"+OK"), (b"PASS " + account.password.encode(), b"+OK")]
-    yield "USER", names + behind
-    yield "SASL PLAIN", [(b"AUTH PLAIN " + _plain(account), b"+OK"), *behind]
+def _around_pass(account: Credentials) -> Round:
+    login = [b"USER " + account.login.encode(), b"PASS " + account.password.encode()]
+    return [(command, b"+OK") for command in (*login, b"STAT", b"NOOP", b"RSET", b"QUIT")]
 
 
-def _rounds_of_imap(account: Credentials) -> Iterator[tuple[str, Round]]:
-    login = f'LOGIN "{account.login}" "{account.password}"'.encode()
-    for name, command in (("LOGIN", login), ("AUTH=PLAIN", b"AUTHENTICATE PLAIN " + _plain(account))):
-        commands = (b"NOOP", command, b"NOOP", b"STATUS INBOX (MESSAGES)", b"NOOP", b"LOGOUT")
-        tags = [imap.new_tag() for _ in commands]
-        yield (
-            name,
-            [(tag + b" " + each, tag + b" OK") for tag, each in zip(tags, commands, strict=True)],
-        )
+def _around_auth_of_pop3(account: Credentials) -> Round:
+    return [(command, b"+OK") for command in (b"AUTH PLAIN " + _plain(account), b"STAT", b"NOOP", b"RSET", b"QUIT")]
+
+
+def _around_login(account: Credentials) -> Round:
+    return _tagged(f'LOGIN "{account.login}" "{account.password}"'.encode())
+
+
+def _around_authenticate(account: Credentials) -> Round:
+    return _tagged(b"AUTHENTICATE PLAIN " + _plain(account))
+
+
+def _tagged(login: bytes) -> Round:
+    commands = (b"NOOP", login, b"NOOP", b"STATUS INBOX (MESSAGES)", b"NOOP", b"LOGOUT")
+    return [(tag + b" " + command, tag + b" OK") for command in commands for tag in (imap.new_tag(),)]
 
 
 def _plain(account: Credentials) -> bytes:
@@ -153,11 +151,17 @@ def _plain(account: Credentials) -> bytes:
 
 
 #: By service, what goes around each way of signing in, by the name that it has in capabilities.
-ROUNDS: Mapping[Service, Callable[[Credentials], Iterator[tuple[str, Round]]]] = {
-    Service.SMTP: _rounds_of_smtp,
-    Service.POP3: _rounds_of_pop3,
-    Service.IMAP: _rounds_of_imap,
+ROUNDS: Mapping[Service, Mapping[str, Callable[[Credentials], Round]]] = {
+    Service.SMTP: {"AUTH PLAIN": _around_auth_of_smtp},
+    Service.POP3: {"USER": _around_pass, "SASL PLAIN": _around_auth_of_pop3},
+    Service.IMAP: {"LOGIN": _around_login, "AUTH=PLAIN": _around_authenticate},
 }
+
+
+def rounds(endpoint: Endpoint, first: int) -> list[tuple[str, Round]]:
+    """One round a way of signing in, each of an account of its own; ``first`` is the number of the first of them."""
+    accounts = (newcomer(endpoint, number) for number in itertools.count(first))
+    return [(name, around(next(accounts))) for name, around in ROUNDS[endpoint.service].items()]
 
 
 def _reply_of_smtp(wire: Wire) -> bytes:
@@ -192,12 +196,12 @@ def test_a_half_close_behind_commands_costs_no_reply(endpoint: Endpoint) -> None
     """A login and commands behind it in one segment, and then the client has nothing more to say."""
     with endpoint.visit() as visit:
         require_pipelining(endpoint, visit.wire)
-        name, around = next(ROUNDS[endpoint.service](keeper(endpoint)))
+        name, around = rounds(endpoint, 0)[0]
         # Without the goodbye: the close is to come by itself.
         wire, around = visit.wire, around[:-1]
         if endpoint.service is Service.SMTP and not offers_at_once(endpoint, wire, name):
             around = [each for each in around if not each[0].startswith(b"AUTH")]
-        send_round(endpoint, wire, around)
+        send_round(wire, around)
         wire.notify_close()
         wire.finish()
         for number, (_, beginning) in enumerate(around):
@@ -218,7 +222,7 @@ def test_a_half_close_behind_commands_costs_no_reply(endpoint: Endpoint) -> None
 def test_commands_around_a_login_are_carried_out_once(endpoint: Endpoint) -> None:
     """Whatever way of signing in is offered: each command has one reply, in its order, and nothing comes behind."""
     tried = 0
-    for name, around in ROUNDS[endpoint.service](keeper(endpoint)):
+    for name, around in rounds(endpoint, 1):
         with endpoint.visit() as visit:
             require_pipelining(endpoint, visit.wire)
             if offers_at_once(endpoint, visit.wire, name):
@@ -237,7 +241,7 @@ def offers_at_once(endpoint: Endpoint, wire: Wire, name: str) -> bool:
 
 
 def require_once(endpoint: Endpoint, wire: Wire, name: str, around: Round) -> None:
-    send_round(endpoint, wire, around)
+    send_round(wire, around)
     for number, (_, beginning) in enumerate(around):
         with expecting(f"{len(around)} replies to as many commands around {name} (this is number {number + 1})"):
             reply = READERS[endpoint.service](wire)
@@ -286,11 +290,10 @@ def test_the_last_reply_survives_what_is_sent_behind_it(endpoint: Endpoint) -> N
         )
 
 
-def send_round(endpoint: Endpoint, wire: Wire, around: Round) -> None:
-    account = keeper(endpoint)
-    secrets = (account.password.encode(), _plain(account))
-    hidden = [b"<login>" if any(secret in command for secret in secrets) else command for command, _ in around]
-    wire.send(b"".join(command + b"\r\n" for command, _ in around), shown=b"\r\n".join([*hidden, b""]))
+def send_round(wire: Wire, around: Round) -> None:
+    login = re.compile(rb"(AUTH|PASS|\S+ LOGIN|\S+ AUTHENTICATE) .*", re.IGNORECASE)
+    shown = b"".join(login.sub(rb"\1 <credentials>", command) + b"\r\n" for command, _ in around)
+    wire.send(b"".join(command + b"\r\n" for command, _ in around), shown=shown)
 
 
 def require_reply(reply: bytes, beginning: bytes, number: int) -> None:

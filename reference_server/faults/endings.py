@@ -28,7 +28,8 @@ from reference_server.settings import Service
 GOODBYES = "PRT CLS-01 CLS-02 CLS-09 CLS-13 CLS-14 TLS-11"
 #: A login with everything in one line, or the line that ends it, and what stands behind it.
 LOGIN: Final = re.compile(
-    rb"(?P<login>.*?(?:^AUTH PLAIN [^\r\n]+|^PASS [^\r\n]+|^\S+ (?:LOGIN|AUTHENTICATE PLAIN) [^\r\n]+)\r\n)(?P<behind>.+)",
+    rb"(?P<login>.*?(?:^AUTH PLAIN [^\r\n]+|^PASS [^\r\n]+|^\S+ LOGIN [^\r\n]+|^\S+ AUTHENTICATE PLAIN [^\r\n]+)\r\n)"
+    rb"(?P<behind>.+)",
     re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
 #: Longer than any release time that is declared (seconds).
