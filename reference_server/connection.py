@@ -93,8 +93,7 @@ class Connection:
         self._upgrading = False
         self._woken = False
         self._cancel_watch: Callable[[], None] | None = None
-        #: When the client was let in, by the engine's clock.
-        self.since = 0.0
+        self.since = 0.0  # when the client was let in, by the engine's clock
 
     def begin(self) -> None:
         """The client is in: its time begins, and the handshake or the session."""
