@@ -71,6 +71,7 @@ class Conversation:
     sent: bytearray = field(default_factory=bytearray)
     """Everything that the server sent, from the beginning."""
     closed: bool = False
+    ended: bool = False
     awaiting_tls: bool = False
     holding: bool = False
     wake_subscription: Callable[[], None] | None = None
@@ -124,7 +125,7 @@ class Conversation:
 
     def end(self) -> None:
         """The connection is gone; a job under way finishes first, and what comes of it is of no use."""
-        self.closed = True
+        self.closed = self.ended = True
         self.holding = False
         self._run()
         if self.wake_subscription is not None:

@@ -55,6 +55,8 @@ class Twins:
     def happen(self, event: str) -> None:
         """As in a dialogue; ``stopping`` while a job is under way leaves the session open for its reply."""
         for talk in self._talks:
+            if event == "ended" and talk.ended:
+                continue  # an engine says so once
             if event == "stopping" and talk.working:
                 assert list(talk.session.stopping()) == []
             else:
