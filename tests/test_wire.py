@@ -236,6 +236,18 @@ def test_a_client_that_does_not_read_can_still_be_measured() -> None:
         done.set()
 
 
+def test_what_was_said_before_a_door_was_closed_can_be_read_behind_all_that_was_sent() -> None:
+    def serve(client: socket.socket) -> None:
+        client.recv(4)
+        client.sendall(b"goodbye\r\n")
+
+    with server(serve) as port, connect(port) as wire:
+        wire.pour(b"QUIT" + b"x" * 4_000_000)
+        assert wire.read_line(SOON) == b"goodbye\r\n"
+        with pytest.raises(Ended):
+            wire.receive(SOON)
+
+
 def test_a_reserved_number_is_kept_from_others_and_free_for_a_server() -> None:
     held = Reservation(next(free_ports()))
     try:
