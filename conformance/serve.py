@@ -6,6 +6,7 @@ it is told.  Deliberately knows nothing of how the server works; it is started w
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shlex
@@ -26,10 +27,27 @@ from reference_server.settings import defaults_of as customary
 
 OFFSET = 1000
 """What the demonstration adds to the customary port numbers: whoever asks for 143 without being root gets 1143."""
-HIGHEST_OFFSET = 64000
+HIGHEST_OFFSET = 56000
 
-_IMPLICIT: Mapping[Service, int] = {Service.SMTP: 465, Service.POP3: 995, Service.IMAP: 993}
-_NAMES: Mapping[Service, str] = {Service.SMTP: "SMTP", Service.POP3: "POP3", Service.IMAP: "IMAP"}
+#: The customary ports of implicit TLS; LDAP offers no TLS.  Anybody may listen on Remote Admin's: with the usual offset
+#: they stay as they are.
+_ADMIN_OFFSET = -OFFSET
+_IMPLICIT: Mapping[Service, int | None] = {
+    Service.SMTP: 465,
+    Service.POP3: 995,
+    Service.IMAP: 993,
+    Service.WEBMAIL: 443,
+    Service.LDAP: None,
+    Service.ADMIN: 9443 + _ADMIN_OFFSET,
+}
+_NAMES: Mapping[Service, str] = {
+    Service.SMTP: "SMTP",
+    Service.POP3: "POP3",
+    Service.IMAP: "IMAP",
+    Service.WEBMAIL: "WebMail",
+    Service.LDAP: "LDAP",
+    Service.ADMIN: "Remote Admin",
+}
 _USER, _ADDRESS = "alice", "alice@example.test"
 
 
@@ -82,6 +100,7 @@ def _run(config: Path, fault: str | None) -> int:
 
 def _demonstrate(demonstration: Demonstration, fault: str | None) -> int:
     from reference_server.__main__ import run
+    from reference_server.configuration import Configuration
     from reference_server.server import Parts, Server, StartError
 
     def started(_: Server) -> None:
@@ -89,14 +108,14 @@ def _demonstrate(demonstration: Demonstration, fault: str | None) -> int:
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         print(demonstration.describe(), flush=True)
 
-    settings, parts = demonstration.settings, Parts()
+    parts, configuration = Parts(), Configuration(demonstration.file)
     if fault is not None:
         from reference_server.faults import FAULTS
 
-        settings, parts = FAULTS[fault].change(settings), FAULTS[fault].build(parts)
+        parts, configuration = FAULTS[fault].build(parts), Configuration(demonstration.file, FAULTS[fault].change)
         print(f"On purpose: {FAULTS[fault].description}.\n")
     try:
-        run(settings, parts=parts, started=started)
+        run(configuration.load(), parts=parts, configuration=configuration, started=started)
     except StartError as error:
         return _complain(
             f"the demonstration cannot start.\n{error}\n"
@@ -130,37 +149,60 @@ class Demonstration:
         (folder / "root.pem").write_bytes(authority.root_pem)
         (folder / "welcome.eml").write_bytes(_welcome())
         addresses = ("127.0.0.1", "::1") if has_ipv6() else ("127.0.0.1",)
-        return cls(folder, addresses, offset, secrets.token_hex(6))
+        prepared = cls(folder, addresses, offset, secrets.token_hex(6))
+        prepared.file.write_text(json.dumps(prepared.document, indent=2))
+        return prepared
+
+    @property
+    def file(self) -> Path:
+        """The settings file, which Remote Admin changes."""
+        return self.folder / "settings.json"
 
     @property
     def settings(self) -> ServerSettings:
-        """The configuration to run.  A scenario, because only there mail is put into an inbox at the start."""
-        document: dict[str, Any] = {
+        """The configuration to run."""
+        return parse(self.document, self.folder)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The configuration as it is written.  A scenario: only there mail is put into an inbox at the start."""
+        return {
             "format": 1,
             "hostname": "localhost",
             "data": "mail",
             "certificates": {"demo": {"chain": "chain.pem", "key": "key.pem"}},
             "accounts": [
-                {"name": _USER, "password": self.password, "address": _ADDRESS, "inbox": ["welcome.eml"]},
+                {
+                    "name": _USER,
+                    "password": self.password,
+                    "address": _ADDRESS,
+                    "inbox": ["welcome.eml"],
+                    "admin": True,
+                },
             ],
             "services": {service.value: self._service(service) for service in _IMPLICIT},
         }
-        return parse(document, self.folder)
 
     def _service(self, service: Service) -> dict[str, Any]:
         usual = customary(service)
         return {
             "bind": list(self.addresses),
             "ports": self.ports(service),
-            "explicit_tls": True,
-            "implicit_tls_ports": [self.offset + _IMPLICIT[service]],
+            "explicit_tls": _IMPLICIT[service] is not None,
+            "implicit_tls_ports": self.implicit_ports(service),
             "max_connections": usual.max_connections,
             "idle_timeout": usual.idle_timeout,
         }
 
     def ports(self, service: Service) -> list[int]:
         """The ports on which sessions of a service begin in clear."""
-        return [self.offset + port for port in customary(service).ports]
+        further = _ADMIN_OFFSET if service is Service.ADMIN else 0
+        return [self.offset + further + port for port in customary(service).ports]
+
+    def implicit_ports(self, service: Service) -> list[int]:
+        """The ports on which they begin with TLS."""
+        port = _IMPLICIT[service]
+        return [] if port is None else [self.offset + port]
 
     @property
     def root(self) -> Path:
@@ -188,8 +230,8 @@ class Demonstration:
         """What listens where, how to log in, and what to try."""
         rows = [("service", "clear, then STARTTLS", "TLS at once")]
         rows += [
-            (_NAMES[service], ", ".join(map(str, self.ports(service))), str(self.offset + port))
-            for service, port in _IMPLICIT.items()
+            (name, ", ".join(map(str, self.ports(service))), ", ".join(map(str, self.implicit_ports(service))))
+            for service, name in _NAMES.items()
         ]
         return "\n".join(
             [
@@ -201,6 +243,9 @@ class Demonstration:
                 f"  password      {self.password}",
                 f"  address       {_ADDRESS}",
                 f"  certificate   trust {self.root}",
+                "",
+                f"Read and write in a browser:    http://localhost:{self.ports(Service.WEBMAIL)[0]}/",
+                f"Change how the server listens:  http://localhost:{self.ports(Service.ADMIN)[0]}/",
                 "",
                 "Send a message:",
                 "",

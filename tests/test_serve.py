@@ -25,8 +25,8 @@ COMMAND = [sys.executable, "-c", "import sys; from conformance.cli import main; 
 
 def _free_offset() -> int:
     """An offset at which every port of the demonstration is free just now."""
-    ports = (25, 587, 465, 110, 995, 143, 993)
-    for offset in range(20_000 + os.getpid() % 200 * 40, 60_000, 37):
+    ports = (25, 587, 465, 110, 995, 143, 993, 80, 443, 389, 8000, 8443)
+    for offset in range(20_000 + os.getpid() % 200 * 40, 55_000, 37):
         try:
             for port in ports:
                 with socket.socket() as trial:
@@ -98,6 +98,23 @@ def test_the_printed_lines_work_as_they_stand(tmp_path: Path) -> None:
 
 
 @needs("curl")
+def test_the_printed_links_lead_to_the_mail_and_to_the_settings(tmp_path: Path) -> None:
+    with demonstration(tmp_path) as running:
+        _shell(running.line("Send a message"))
+        links = re.findall(r"http://localhost:\d+/", running.said)
+        assert links == [f"http://localhost:{running.offset + port}/" for port in (80, 8000)]
+        password = re.search(r"password +(\S+)", running.said)
+        assert password is not None
+        jar = tmp_path / "jar"
+        curl = f"curl -sS -L -c {jar} -b {jar}"
+        for link, expected in zip(links, ("Hello", "Connections"), strict=True):
+            token = re.search(r'name="token" value="([^"]+)"', _shell(f"{curl} {link}"))
+            assert token is not None
+            form = f"-d name=alice -d password={password[1]} --data-urlencode token={token[1]}"
+            assert expected in _shell(f"{curl} {form} {link}login")
+
+
+@needs("curl")
 def test_implicit_tls_and_pop3_serve_the_same_mailbox(tmp_path: Path) -> None:
     with demonstration(tmp_path) as running:
         line = running.line("Read the newest one")
@@ -163,9 +180,10 @@ def test_a_configuration_with_mistakes_starts_nothing(tmp_path: Path) -> None:
 
 def test_settings_of_the_demonstration_are_good_up_to_the_highest_offset(tmp_path: Path) -> None:
     settings = Demonstration.prepare(tmp_path, HIGHEST_OFFSET).settings
-    assert set(settings.enabled) == {Service.SMTP, Service.POP3, Service.IMAP}
+    assert set(settings.enabled) == set(Service)
     assert settings.warnings == ()
-    assert all(table.explicit_tls and table.implicit_tls_ports for table in settings.enabled.values())
+    for service, table in settings.enabled.items():
+        assert table.offers_tls is (service is not Service.LDAP)
 
 
 def test_the_password_is_another_one_each_time_and_in_no_repr(tmp_path: Path) -> None:
