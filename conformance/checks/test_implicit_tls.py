@@ -27,7 +27,7 @@ Observed = Callable[..., Seen]
 IMPLICIT = (Channel.IMPLICIT,)
 NEEDS = ("implicit_tls",)
 #: How long a port is listened to that should say nothing by itself (seconds).
-LISTENING = 0.3
+LISTENING = 0.15
 #: How many clients begin a handshake and do not go on, and how soon others must be served all the same (seconds).
 STALLED = 50
 AT_ONCE = 1.0
