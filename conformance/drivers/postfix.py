@@ -89,7 +89,7 @@ def _describe() -> dict[str, Any]:
                 },
                 "idle_timeout_min": 1,
                 "idle_timeout_step": 1,
-                "idle_timeout_late": 1,  # each client is served by a process, which may have to be started first
+                "idle_timeout_late": 2,  # counted by a process that may have to be started first, among dozens
                 "defaults": {"idle_timeout": 300},
                 "login": {"by": "name", "role": "mx"},
                 "notes": _NOTES,
