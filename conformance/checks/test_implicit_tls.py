@@ -17,7 +17,7 @@ from conformance.checks.test_tls import require_certificate
 from conformance.handshake import presented
 from conformance.hello import AES_256, SIGNAL, TLS1_0, TLS1_2, client_hello, in_clear
 from conformance.scenarios import CLIENT, DENIED_CLIENT, SECOND_CLIENT
-from conformance.visit import Door, Endpoint, Form, Refusal, Visit
+from conformance.visit import Door, Endpoint, Form, Refusal, Visit, expecting
 from conformance.watch import Seen
 from conformance.wire import PATIENCE, Ended, Silent, Wire
 
@@ -38,7 +38,8 @@ STARTS_WITHIN = 4.0
 @check("IMP-01", scenario="general", channels=IMPLICIT, needs=NEEDS)
 def test_the_handshake_begins_at_once_and_the_greeting_comes_inside(endpoint: Endpoint) -> None:
     """Nobody says anything before the client's first record."""
-    wires = [endpoint.knock(door) for door in endpoint.doors]
+    with expecting("every port of implicit TLS to be connected to"):
+        wires = [endpoint.knock(door) for door in endpoint.doors]
     until = time.monotonic() + LISTENING
     for wire in wires:
         with contextlib.suppress(Silent, Ended):
@@ -72,7 +73,9 @@ NO_HANDSHAKES: Mapping[str, bytes] = {
 def test_no_octet_in_clear_ever_leaves_the_port(endpoint: Endpoint, elsewhere: Elsewhere, observed: Observed) -> None:
     """Not to a client that speaks in clear, that is one too many, that is denied, or whose time is up."""
     for title, octets in {**NO_HANDSHAKES, "commands in clear": endpoint.dialect.stray * 3}.items():
-        with contextlib.suppress(Ended, Silent), endpoint.knock() as wire:
+        with expecting("the port of implicit TLS to be connected to"):
+            wire = endpoint.knock()
+        with wire, contextlib.suppress(Ended, Silent):
             wire.send_raw(octets)
             wire.await_end(LISTENING)
         require_nothing_in_clear(wire, f"in answer to {title}")
@@ -265,9 +268,12 @@ def test_handshakes_that_stall_delay_nobody(endpoint: Endpoint) -> None:
     stalled: list[Wire] = []
     for number in range(min(STALLED, int(endpoint.settings.get("max_connections") or STALLED) // 2)):
         door = endpoint.doors[number % len(endpoint.doors)]
-        wire = endpoint.knock(door)
-        if number % 2:
-            wire.send_half_hello(endpoint.context())
+        try:
+            wire = endpoint.knock(door)
+            if number % 2:
+                wire.send_half_hello(endpoint.context())
+        except (Ended, Silent):
+            continue
         stalled.append(wire)
     beside = served_everywhere(endpoint)
     if AT_ONCE < max(seconds or PATIENCE for seconds in beside) < STARTS_WITHIN:

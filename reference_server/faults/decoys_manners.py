@@ -80,7 +80,7 @@ def takes_leave_in_other_words(parts: Parts) -> Parts:
 @fault(
     "ends-idle-clients-late",
     "an idle client is ended when four fifths of the tolerance are over",
-    consequences=IDLE + " IDL-03 IDL-05 IDL-06 IDL-08 IDL-10 IDL-24 IDL-25 LIM-08 IMP-07",
+    consequences=IDLE + " IDL-03 IDL-05 IDL-06 IDL-08 IDL-10 IDL-24 LIM-08 IMP-07",
     change=lambda settings: changed(
         settings,
         idle_timeout=lambda table: table.idle_timeout
