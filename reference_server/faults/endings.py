@@ -86,6 +86,22 @@ def removes_when_the_client_is_gone(parts: Parts) -> Parts:
 
 
 @fault(
+    "removes-after-a-reset",
+    "POP3 enters UPDATE when the connection is reset, and at no other end",
+    breaks="CLS-01",
+    services=("pop3",),
+)
+def removes_after_a_reset(parts: Parts) -> Parts:
+    class Hasty(Connection):
+        def abort(self) -> None:
+            if isinstance(self.session, _Removing):
+                self.session.update()
+            super().abort()
+
+    return with_session(with_connection(parts, Hasty), Service.POP3, _Removing)
+
+
+@fault(
     "removes-when-idle",
     "POP3 enters UPDATE when it ends an idle session",
     breaks="CLS-01",
