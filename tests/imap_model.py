@@ -415,7 +415,7 @@ class Model:
             return rb"NO \[NONEXISTENT\]"
         unseen = sum("\\Seen" not in mail.flags for mail in box.mails.values())
         told = b"MESSAGES %d UIDNEXT %d UNSEEN %d" % (len(box.mails), box.next, unseen)
-        self.say(rb'\* STATUS "%s" \(%s\)\r\n' % (b"INBOX" if name.upper() == b"INBOX" else name, told), whole=True)
+        self.say(rb'\* STATUS "%s" \(%s\)\r\n' % (name, told), whole=True)
         return b"OK"
 
     def append_prefix(self, before: bytes) -> tuple[bytes, frozenset[str]] | None:
