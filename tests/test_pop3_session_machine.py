@@ -483,5 +483,5 @@ class Pop3BesideModel(RuleBasedStateMachine):
 
 TestPop3BesideModel = Pop3BesideModel.TestCase
 TestPop3BesideModel.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True, report_multiple_bugs=False
+    max_examples=110, stateful_step_count=40, deadline=None, derandomize=True, report_multiple_bugs=False
 )
