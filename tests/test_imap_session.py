@@ -268,6 +268,10 @@ def test_what_is_too_large_to_be_skipped_ends_the_session(line: str) -> None:
     stranger(f"S: * OK *\nC> {line}x LOGOUT\\r\\n\nS: * BYE *\nA: Close")
 
 
+def test_digits_alone_announce_nothing() -> None:
+    stranger("S: * OK *\nC> + NOOP {1+}\\r\\n{1+}\\nb NOOP\\r\\n\nS: * BAD *\nS: b OK *")
+
+
 def test_a_line_ended_wrongly_announces_literals_all_the_same() -> None:
     stranger(
         """

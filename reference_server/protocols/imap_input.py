@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 from reference_server.protocols.imap_grammar import LARGEST_NUMBER, Append
 from reference_server.protocols.imap_syntax import BadSyntax, append_prefix
-from reference_server.protocols.lines import Flaw, Line, LineReader
+from reference_server.protocols.lines import TAIL_LENGTH, Flaw, Line, LineReader
 
 REQUEST_LIMIT: Final = 64 * 1024
 """Octets of a request, its literals included, without the message of APPEND."""
@@ -295,7 +295,7 @@ def _announced(line: bytes) -> _Announced | None:
 def _announced_in(tail: bytes) -> _Announced | None:
     """The same for the tail of a flawed line, in which the bracket may not be seen any more."""
     end = tail.rstrip(b"\r\n")
-    if _DIGITS_AND_PLUS.fullmatch(end):
+    if len(tail) == TAIL_LENGTH and _DIGITS_AND_PLUS.fullmatch(end):
         return _Announced(10**20, waits=False, length=len(end))
     return _announced(end)
 

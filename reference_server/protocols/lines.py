@@ -25,7 +25,7 @@ class Flaw(enum.Enum):
 Line: TypeAlias = bytes | Flaw
 
 _CR: Final = 0x0D
-_TAIL: Final = 64
+TAIL_LENGTH: Final = 64
 """Octets that are kept of the end of a flawed line."""
 
 
@@ -69,11 +69,11 @@ class LineReader:
             return self._complete(data[start : end + 1])
         if end - start < self.limit and end > start and data[end - 1] == _CR:
             return data[start : end - 1]
-        self._tail = data[max(start, end + 1 - _TAIL) : end + 1]
+        self._tail = data[max(start, end + 1 - TAIL_LENGTH) : end + 1]
         return Flaw.TOO_LONG if end - start >= self.limit else Flaw.BARE_LF
 
     def tail(self) -> bytes | None:
-        """How the line ends of which a flaw was just reported: at most 64 octets of it, the line end included.
+        """How the line ends of which a flaw was just reported: at most ``TAIL_LENGTH`` octets of it, the line end included.
 
         None while its end has not come.  For protocols in which a line's end says what comes behind it.
         """
@@ -123,13 +123,13 @@ class LineReader:
             self._begun += rest
         if len(self._begun) < self.limit:
             return None
-        self._tail = bytes(self._begun[-_TAIL:])
+        self._tail = bytes(self._begun[-TAIL_LENGTH:])
         self._begun = None
         self._skipping = True
         return Flaw.TOO_LONG
 
     def _keep_tail(self, more: bytes) -> None:
-        self._tail = (self._tail + more[-_TAIL:])[-_TAIL:]
+        self._tail = (self._tail + more[-TAIL_LENGTH:])[-TAIL_LENGTH:]
 
     def _complete(self, end: bytes) -> Line | None:
         """The line that was begun earlier has its LF now."""
@@ -141,5 +141,5 @@ class LineReader:
         self._begun = None
         if len(line) <= self.limit and line.endswith(b"\r\n"):
             return line[:-2]
-        self._tail = line[-_TAIL:]
+        self._tail = line[-TAIL_LENGTH:]
         return Flaw.TOO_LONG if len(line) > self.limit else Flaw.BARE_LF
