@@ -69,6 +69,7 @@ Offer: TypeAlias = Literal[
     "restrictions",
     "reload",
     "seed_inbox",
+    "wall_clock",
 ]
 
 Seconds: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]

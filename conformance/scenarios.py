@@ -81,7 +81,8 @@ class Scenario:
     ``must_start``: not to start is a failure of the server's.  ``hurried``: timers that nobody can set are wanted on
     a faster clock.  ``certificates`` are issued for this scenario alone, beside ``main``, which all share: they can be
     replaced while it runs.  Of those that are ``spoilt`` the key cannot be read.
-    ``keeps_mail``: it has further accounts, whose mail is counted.
+    ``keeps_mail``: it has further accounts, whose mail is counted.  ``sets_clock``: the server's wall clock is set
+    while it runs.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Scenario:
     certificates: tuple[str, ...] = ()
     keeps_mail: bool = False
     spoilt: tuple[str, ...] = ()
+    sets_clock: bool = False
 
 
 def usual(
@@ -315,6 +317,13 @@ SCENARIOS: Mapping[str, Scenario] = _scenarios(
         f"a time-out of {SHORT:g} s, and nobody but idle clients",
         _with(idle_timeout=SHORT),
         hurried=True,
+    ),
+    Scenario(
+        "other_days",
+        f"a time-out of {SHORT:g} s, and a wall clock that is set forward and back",
+        _with(idle_timeout=SHORT),
+        frozenset({"idle_timeout", "wall_clock"}),
+        sets_clock=True,
     ),
     Scenario(
         "idle_and_full",

@@ -95,6 +95,10 @@ class Site:
         """Put a fresh certificate and key in the place of one of the scenario's own; the server is not told."""
         write_certificate(self.authority, self.folder / name)
 
+    def set_clock(self, ahead: float) -> None:
+        """Have the server's wall clock that many seconds ahead of ours, from now on; its other clocks go on."""
+        write_clock(Path(self.settings["wall_clock"]), ahead)
+
     def reload(self, settings: dict[str, Any]) -> str | None:
         """Have the server take on other settings while it runs; why it did not, or None."""
         answer = self.process.reload(settings)
@@ -302,6 +306,9 @@ class Target:
         rate = self._clock_rate(scenario, chosen)
         if rate > 1:
             settings["clock_rate"] = rate
+        if scenario.sets_clock:
+            settings["wall_clock"] = str(folder / "wall-clock")
+            write_clock(folder / "wall-clock", 0)
         return settings, chosen
 
     def _account(self, name: str) -> dict[str, Any]:
@@ -325,6 +332,15 @@ class Target:
             )
         )
         return min(60.0, self.description.clock_rate_max) if fixed else 1
+
+
+def write_clock(file: Path, ahead: float) -> None:
+    """How far ahead a wall clock is to be, in the words of libfaketime; read at any moment, so never half of it."""
+    handle, fresh = tempfile.mkstemp(dir=file.parent)
+    with open(handle, "w") as written:
+        written.write(f"{ahead:+.0f}\n")
+    Path(fresh).chmod(0o644)
+    os.replace(fresh, file)
 
 
 def write_certificate(authority: Authority, folder: Path) -> tuple[Path, Path]:

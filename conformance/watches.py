@@ -19,7 +19,7 @@ from conformance.target import DriverRefused
 from conformance.visit import Refusal, Visit
 from conformance.watch import Watch, Watcher
 from conformance.watches_mail import cut_append, cut_text, deleted, guests
-from conformance.watches_traffic import key_updates, slow_reader
+from conformance.watches_traffic import key_updates, other_days, slow_reader
 from conformance.wire import Ended, Silent, Wire
 
 #: How often a neighbour says something that is never quiet (seconds).
@@ -272,6 +272,7 @@ WATCHES: Mapping[str, Watch] = {
     "neighbour": Watch("idle beside a busy neighbour", "idle", _beside_a_neighbour, BEFORE),
     "key_updates": Watch("idle but for records without data", "idle", key_updates, BEFORE),
     "slow_reader": Watch("an answer that is taken little by little", "idle", slow_reader, BEFORE),
+    "other_days": Watch("idle while the wall clock is set forward and back", "other_days", other_days, BEFORE),
     "active": Watch("active before signing in", "idle", _active, BEFORE),
     "active_signed_in": Watch("active after signing in", "idle", _active_signed_in, AFTER, signs_in=True),
     "late_probe": Watch("a command shortly before the time is up", "idle", _late_probe, BEFORE),

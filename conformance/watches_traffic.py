@@ -20,6 +20,8 @@ from conformance.wire import PATIENCE, Ended, Ending, Silent
 SMALL = 4096
 #: How often the slow reader reads (seconds).
 SIP = 0.2
+#: How far a wall clock is set (seconds).
+DAY = 86400.0
 
 
 def key_updates(watcher: Watcher) -> None:
@@ -56,6 +58,20 @@ def key_updates(watcher: Watcher) -> None:
         except Unreadable as nonsense:
             seen.trouble = str(nonsense)
             return
+
+
+def other_days(watcher: Watcher) -> None:
+    """The wall clock is set a day forward between two commands, and a day back before the client falls silent.
+
+    Others may set it at the same moment: a server with time-outs on another clock does not notice any of it.
+    """
+    visit = watcher.enter()
+    watcher.endpoint.dialect.probe(visit.wire)
+    watcher.endpoint.site.set_clock(DAY)
+    watcher.stay_active(visit, 0.5 * watcher.seen.expected, 0.4 * watcher.seen.expected)
+    watcher.endpoint.site.set_clock(-DAY)
+    if watcher.seen.failure is None and watcher.seen.trouble is None:
+        watcher.fall_silent(visit.wire)
 
 
 def slow_reader(watcher: Watcher) -> None:

@@ -250,6 +250,8 @@ class SettingsDocument(_Document):
     """Scenarios only: the version of the format, 1.  In a scenario every absent key means off."""
     clock_rate: Annotated[StrictFloat, Field(ge=1, allow_inf_nan=False)] = 1.0
     """Scenarios only: how much faster than ours the server's clock is to run."""
+    wall_clock: StrictStr | None = None
+    """Scenarios only: a file that says how far ahead the server's wall clock is to be, seconds with their sign."""
 
 
 class ServerSettings(SettingsDocument):

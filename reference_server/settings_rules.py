@@ -123,6 +123,8 @@ def _scenario_keys(document: SettingsDocument) -> Iterator[Problem]:
         return
     if document.clock_rate != 1:
         yield Problem("clock_rate", "is for scenarios only")
+    if document.wall_clock is not None:
+        yield Problem("wall_clock", "is for scenarios only")
     for position, account in enumerate(document.accounts):
         if account.inbox:
             yield Problem(

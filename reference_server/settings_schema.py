@@ -47,7 +47,7 @@ def json_schema(name: Literal["settings", "scenario"]) -> dict[str, Any]:
         schema["required"] = ["format", "data", "services"]
     else:
         title = "Settings of a listenspec mail server"
-        for key in ("format", "clock_rate"):
+        for key in ("format", "clock_rate", "wall_clock"):
             del properties[key]
         del definitions["AccountSettings"]["properties"]["inbox"]
         services = {}

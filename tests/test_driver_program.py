@@ -187,6 +187,7 @@ DESCRIPTION = {
         ({"sunshine": True}, "sunshine"),
         ({"clock_rate": 11}, "clock_rate"),
         ({"ldap_tls": True}, "ldap_tls"),
+        ({"wall_clock": "ahead"}, "wall_clock"),
         ({"accounts": [{"name": "a", "password": "b", "colour": "red"}]}, "accounts.0.colour"),
         ({"defaults": {"colour": "red"}}, "defaults.colour"),
         ({"defaults": {"deny": ["10.0.0.1"]}}, "services.smtp.deny"),

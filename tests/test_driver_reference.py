@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import smtplib
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,10 @@ from certs import Authority, Situation
 from conformance import drivers, procfs
 from conformance.contract import Reloaded, Service, Stage, Unsupported
 from conformance.driver_process import DriverError, DriverProcess, DriverRefused, describe, is_believable
+from tests.components import needs
 
 COMMAND = drivers.command("reference")
+DAY = 24 * 60 * 60
 GREETINGS = {"smtp": b"220 ", "pop3": b"+OK", "imap": b"* OK"}
 
 Scenario = dict[str, Any]
@@ -73,13 +76,29 @@ def test_everything_is_offered() -> None:
     description = describe(COMMAND)
     assert set(description.services) == {Service.SMTP, Service.POP3, Service.IMAP}
     for declared in description.services.values():
-        assert len(declared.offers) == 12
+        assert len(declared.offers - {"wall_clock"}) == 12
 
 
 def test_how_long_one_request_may_take_is_told_when_it_is_ready(scenario: Scenario, start: Start) -> None:
     ready = start(scenario).ready
     for name, service in scenario["services"].items():
         assert ready.timers[Service(name)][Stage.TRICKLE] == 10 * service["idle_timeout"]
+
+
+@needs("faketime")
+def test_its_wall_clock_is_set_while_it_runs(scenario: Scenario, start: Start, tmp_path: Path) -> None:
+    """What comes in is dated by that clock: the date opens the names of a Maildir."""
+    (tmp_path / "ahead").write_text("+0\n")
+    start({**scenario, "wall_clock": "ahead"})
+    days = []
+    for ahead in (0, 10, -10):
+        (tmp_path / "ahead").write_text(f"{ahead * DAY:+d}\n")
+        known = set((tmp_path / "data").rglob("new/*"))
+        with smtplib.SMTP("127.0.0.1", scenario["services"]["smtp"]["ports"][0], timeout=5) as client:
+            client.sendmail("bob@example.test", ["alice@example.test"], b"Subject: hello\r\n\r\nhello\r\n")
+        [fresh] = set((tmp_path / "data").rglob("new/*")) - known
+        days.append(round((int(fresh.name.split(".")[0]) - time.time()) / DAY))
+    assert days == [0, 10, -10]
 
 
 def test_each_service_is_there_when_it_says_so(scenario: Scenario, start: Start) -> None:

@@ -327,6 +327,7 @@ def test_a_bad_value_is_refused_with_its_reason(
         ({"min_cipher_bits": 512, "services": {"pop3": {}}}, "min_cipher_bits", "at most 256"),
         ({"format": 2, "services": {"pop3": {"ports": [0]}}}, "format", "at most 1"),
         ({"clock_rate": 60, "services": {"pop3": {}}}, "clock_rate", "scenarios only"),
+        ({"wall_clock": "ahead", "services": {"pop3": {}}}, "wall_clock", "scenarios only"),
         ({"data": "chain.pem", "services": {"pop3": {}}}, "data", "not a folder"),
         ({"data": "", "services": {"pop3": {}}}, "data", "must name a file or folder"),
     ],

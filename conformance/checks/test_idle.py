@@ -130,6 +130,13 @@ def test_whoever_takes_an_answer_slowly_is_not_idle(observed: Observed, endpoint
     observed("slow_reader").require()
 
 
+@check("IDL-27", scenario="other_days", watches=("other_days",))
+def test_setting_the_wall_clock_changes_nothing(observed: Observed, endpoint: Endpoint) -> None:
+    """Where the target has a wall clock that can be set; on all others this cannot be seen."""
+    del endpoint
+    observed("other_days").require_in_time()
+
+
 @check("IDL-13", scenario="idle", services=(Service.IMAP,), watches=("after_command", "after_login"))
 def test_imap_says_bye_before_an_autologout(observed: Observed, endpoint: Endpoint) -> None:
     for name in ("after_command", "after_login"):

@@ -28,6 +28,7 @@ SERVER_SETTINGS = frozenset(
         "min_cipher_bits",
         "ldap_tls",
         "clock_rate",
+        "wall_clock",
     }
 )
 ACCOUNT_SETTINGS = frozenset({"name", "password", "password_hash", "address", "inbox", "admin", "discard"})
@@ -133,6 +134,10 @@ def refuse_what_is_not_offered(document: JsonObject, description: JsonObject) ->
     rate, rate_max = document.get("clock_rate", 1), description.get("clock_rate_max", 1)
     if rate > rate_max:
         raise UnsupportedSetting("clock_rate", f"at most {rate_max:g} times, not {rate:g}")
+    if document.get("wall_clock") and not any(
+        "wall_clock" in description["services"].get(name, {}).get("offers", ()) for name in document["services"]
+    ):
+        raise UnsupportedSetting("wall_clock", "the clock of this server cannot be set")
     if document.get("ldap_tls"):
         raise UnsupportedSetting("ldap_tls", "this server has no LDAP service")
     for position, account in enumerate(document.get("accounts", ())):

@@ -38,6 +38,9 @@ _OFFERS = [
     "seed_inbox",
 ]
 
+#: The library that sets the clock of one program alone, where it is installed.
+_FAKETIME = "/usr/lib/*/faketime/libfaketimeMT.so.1"
+
 _DEFAULT_IDLE_TIMEOUT = {"smtp": 300, "pop3": 600, "imap": 1800}
 """Seconds; what its settings say where nothing is configured."""
 
@@ -50,11 +53,12 @@ def describe() -> dict[str, Any]:
 
 
 def _declared() -> dict[str, Any]:
+    offers = [*_OFFERS, *(["wall_clock"] if _faketime() is not None else [])]
     return {
         "format": 1,
         "services": {
             name: {
-                "offers": _OFFERS,
+                "offers": offers,
                 "limit": {"scope": "service", "surplus": "reply", "recovery": 0.1},
                 "per_ip": {"stage": "connect", "scope": "service"},
                 "idle_timeout_min": 0.05,
@@ -82,6 +86,8 @@ def main(arguments: list[str]) -> int:
             return 0
         case ["run", path]:
             status = _refuses(Path(path))
+            if status is None:
+                _set_its_clock(Path(path), arguments)
             return _become(module, [*words, "--events", "--exit-with-stdin", path]) if status is None else status
         case _:
             print(f"usage: python -m {__spec__.name} [--fault NAME] describe | run SCENARIO.json", file=sys.stderr)
@@ -105,6 +111,32 @@ def _refuses(path: Path) -> int | None:
         print(error, file=sys.stderr)
         return 1
     return None
+
+
+def _set_its_clock(path: Path, arguments: list[str]) -> None:
+    """Where the scenario wants a wall clock that can be set, begin again as a program that has one."""
+    named = read(path).get("wall_clock")
+    file = str(path.resolve().parent / named) if named else None
+    if file is None or os.environ.get("FAKETIME_TIMESTAMP_FILE") == file:
+        return
+    library = _faketime()
+    assert library is not None, "it is offered only where it is installed"
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": library,
+        "FAKETIME_TIMESTAMP_FILE": file,
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
+    words = [sys.executable, "-m", "conformance.drivers.reference", *arguments]
+    os.execve(sys.executable, words, environment)  # noqa: S606  (this very program, without a shell)
+
+
+def _faketime() -> str | None:
+    import glob
+
+    return next(iter(sorted(glob.glob(_FAKETIME))), None)
 
 
 def _become(program: str, words: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -393,3 +394,18 @@ def slow_readers_are_idle(parts: Parts) -> Parts:
                 self.engine.clock._heard.move_to_end(self, last=False)
 
     return with_connection(parts, Impatient)
+
+
+@fault(
+    "counts-by-the-wall-clock",
+    "silence is counted by the wall clock: setting it forward ends sessions, setting it back keeps them",
+    breaks="IDL-27",
+)
+def counts_by_the_wall_clock(parts: Parts) -> Parts:
+    class Dated(parts.engine):  # type: ignore[name-defined,misc]
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            hit()
+            self.now = time.time
+
+    return replace(parts, engine=Dated)
