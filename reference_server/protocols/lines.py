@@ -73,7 +73,7 @@ class LineReader:
         return Flaw.TOO_LONG if end - start >= self.limit else Flaw.BARE_LF
 
     def tail(self) -> bytes | None:
-        """How the line ends of which a flaw was just reported: at most ``TAIL_LENGTH`` octets of it, the line end included.
+        """How the line ends of which a flaw was just reported, its CR LF included: at most ``TAIL_LENGTH`` octets.
 
         None while its end has not come.  For protocols in which a line's end says what comes behind it.
         """
