@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import select
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from socket import socket
+from socket import MSG_PEEK, socket
 from typing import Any
 
 from reference_server.connection import Connection, Phase
@@ -38,6 +39,26 @@ def no_tls_on_the_implicit_port(parts: Parts) -> Parts:
             super().let_in(sock, peer, implicit=False)
 
     return replace(parts, engine=Open)
+
+
+@fault(
+    "serves-in-clear-whoever-begins-in-clear",
+    "a client that speaks in clear on the port of implicit TLS is served in clear, all others under TLS",
+    breaks="IMP-02 IMP-03",
+    consequences="LIM-06",
+)
+def serves_in_clear_whoever_begins_in_clear(parts: Parts) -> Parts:
+    class Obliging(Connection):
+        def _readable(self) -> None:
+            if self.phase is Phase.HANDSHAKE and not self._upgrading:
+                with suppress(OSError):
+                    if self._sock.recv(1, MSG_PEEK).isalnum():
+                        hit()
+                        self._tls, self.phase = None, Phase.SESSION
+                        self._tell(self.session.connected, self.peer, None)
+            super()._readable()
+
+    return with_connection(parts, Obliging)
 
 
 @fault(
