@@ -32,7 +32,8 @@ from conformance.hello import (
 from conformance.hello import TLS1_2 as VERSION_1_2
 from conformance.hello import TLS1_3 as VERSION_1_3
 from conformance.visit import Door, Endpoint, Refusal, Visit
-from conformance.wire import PATIENCE, TLS1_2, TLS1_3, Ended, Ending, Silent, Wire, client_context
+from conformance.wire import PATIENCE, TLS1_2, TLS1_3, Ended, Ending, Silent, Wire
+from conformance.wire_contexts import client_context
 
 #: How long a ClientHello that needs no answer is given to get one (seconds).
 HELLO_PATIENCE = 1.0

@@ -147,11 +147,16 @@ def _with(**special: Any) -> ServiceBuilder:
     return build
 
 
+def _addresses(declared: DeclaredService, place: Place) -> list[str]:
+    return [SERVER, SECOND_SERVER, *([SERVER_V6] if place.has_ipv6 and declared.ipv6 else [])]
+
+
 def _listed(declared: DeclaredService, place: Place) -> Settings:
-    bind = [SERVER, SECOND_SERVER]
-    if place.has_ipv6 and declared.ipv6:
-        bind.append(SERVER_V6)
-    return usual(declared, place, bind=bind)
+    return usual(declared, place, bind=_addresses(declared, place))
+
+
+def _limited(declared: DeclaredService, place: Place) -> Settings:
+    return usual(declared, place, max_connections=LIMIT, plain_ports=2, bind=_addresses(declared, place))
 
 
 def _beside_a_stranger(declared: DeclaredService, place: Place) -> Settings:
@@ -227,8 +232,8 @@ SCENARIOS: Mapping[str, Scenario] = _scenarios(
     ),
     Scenario(
         "limited",
-        f"at most {LIMIT} connections, over two ports and two addresses",
-        _with(max_connections=LIMIT, bind=[SERVER, SECOND_SERVER], plain_ports=2),
+        f"at most {LIMIT} connections, over two ports and several addresses",
+        _limited,
         frozenset({"max_connections"}),
     ),
     Scenario(

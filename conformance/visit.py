@@ -23,7 +23,8 @@ from conformance.dialects.dialect import Credentials, Malformed
 from conformance.scenarios import CLIENT, SERVER, SERVER_V6
 from conformance.target import RELEASE, Site
 from conformance.transcript import Transcript
-from conformance.wire import PATIENCE, Ended, Ending, Silent, Wire, client_context
+from conformance.wire import PATIENCE, Ended, Ending, Silent, Wire
+from conformance.wire_contexts import client_context
 from reference_server.settings import Service
 
 if TYPE_CHECKING:

@@ -225,7 +225,10 @@ def _await_refill(watcher: Watcher, visits: list[Visit]) -> None:
     surplus = endpoint.attempt(patience=0.3)
     if isinstance(surplus, Visit):
         if endpoint.declared.limit.surplus != "evict_oldest_unauthenticated":
-            seen.trouble = "the limit was not full, so that nothing is shown by what comes later"
+            if all(_is_open(visit) for visit in visits):
+                seen.failure = (f"no more than {len(visits)} clients served at once", "one more was served")
+            else:
+                seen.trouble = "the limit was not full, so that nothing is shown by what comes later"
         surplus.close()
     elif surplus.wire is not None:
         surplus.wire.close()
@@ -243,6 +246,17 @@ def _await_refill(watcher: Watcher, visits: list[Visit]) -> None:
         fresh.append(outcome)
     for visit in (*visits, *fresh):
         visit.wire.reset()
+
+
+def _is_open(visit: Visit) -> bool:
+    """Whether the server has not ended the connection; asks it nothing, which would be a sign of life."""
+    try:
+        while True:
+            visit.wire.receive(0.0)
+    except Silent:
+        return True
+    except Ended:
+        return False
 
 
 BEFORE, HANDSHAKE, AFTER = Clock.BEFORE_LOGIN, Clock.HANDSHAKE, Clock.AFTER_LOGIN

@@ -21,6 +21,8 @@ from typing import Self
 
 from conformance.transcript import CLIENT, SERVER, Transcript
 
+#: How long the second half of a flight waits, so that it is no part of the first one's segment (seconds).
+BETWEEN_SEGMENTS = 0.02
 #: How long to wait for an answer that must come (seconds).  Generous: nothing is judged by it but presence.
 PATIENCE = 8.0
 #: What a client can be pinned to.
@@ -225,8 +227,13 @@ class Wire:
         server_name: str | None = None,
         timeout: float = PATIENCE,
         session: ssl.SSLSession | None = None,
+        *,
+        in_pieces: bool = False,
     ) -> None:
-        """Shake hands as a client, offering to resume ``session``.  Raises :class:`Ended` or :class:`Silent`."""
+        """Shake hands as a client, offering to resume ``session``.  Raises :class:`Ended` or :class:`Silent`.
+
+        ``in_pieces``: each flight leaves in two segments.
+        """
         tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name, session=session)
         if self._buffer:
             # Octets in clear that came before the handshake are the server's first TLS octets, or its mistake.
@@ -237,7 +244,7 @@ class Wire:
             try:
                 tls.do_handshake()
             except ssl.SSLWantReadError:
-                self._send_raw(self._outgoing.read())
+                self._send_flight(in_pieces)
                 octets = self._receive_raw(deadline, timeout, "an answer in the handshake")
                 if octets:
                     self._incoming.write(octets)
@@ -338,6 +345,14 @@ class Wire:
                 return end.ending, bytes(said)
             except Silent:
                 raise Silent(timeout, "an end of the connection") from None
+
+    def _send_flight(self, in_pieces: bool) -> None:
+        flight = self._outgoing.read()
+        half = len(flight) // 2 if in_pieces else 0
+        if half:
+            self._send_raw(flight[:half])
+            time.sleep(BETWEEN_SEGMENTS)
+        self._send_raw(flight[half:])
 
     # -- endings of ours --------------------------------------------------------------------------------------------
 
@@ -467,27 +482,3 @@ class Wire:
             with contextlib.suppress(Ended, Silent):
                 self._send_raw(answer)
         return bytes(clear)
-
-
-def client_context(
-    authority: str | None, *, minimum: ssl.TLSVersion | None = None, maximum: ssl.TLSVersion | None = None
-) -> ssl.SSLContext:
-    """A client's TLS settings: verifies against ``authority`` (a PEM file), or nothing at all when it is None."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Python 3.11.2, which is Debian 12's, would take an end without close_notify for one with it.
-    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-    if authority is None:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    else:
-        context.load_verify_locations(cafile=authority)
-    if minimum is not None:
-        context.minimum_version = minimum
-    if maximum is not None:
-        context.maximum_version = maximum
-    return context
-
-
-def trusting_nobody() -> ssl.SSLContext:
-    """A client that ends every handshake with an alert, because it knows no authority at all."""
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

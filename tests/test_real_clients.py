@@ -18,7 +18,7 @@ import pytest
 
 from conformance.clients import CLIENTS
 from conformance.dialects.dialect import Credentials
-from conformance.wire import client_context
+from conformance.wire_contexts import client_context
 from reference_server.settings import Service
 from tests.components import needs
 from tests.mail_server import CHANNELS, PASSWORD, SOON, MailServer, settings

@@ -22,9 +22,8 @@ from conformance.wire import (
     Ending,
     Silent,
     Wire,
-    client_context,
-    trusting_nobody,
 )
+from conformance.wire_contexts import client_context, trusting_nobody
 from conformance.wire_local import Occupied, Reservation
 
 Serve = Callable[[socket.socket], None]

@@ -91,6 +91,10 @@ def test_a_positive_reply_then_the_handshake_then_service(endpoint: Endpoint) ->
             if not visit.is_alive():
                 raise Mismatch("a session that was upgraded to go on", "it could no longer act")
             visit.goodbye()
+    with at_the_hello(explicit) as wire, expecting("service for a client whose ClientHello comes in two segments"):
+        wire.start_tls(explicit.context(), explicit.server_name, in_pieces=True)
+        explicit.dialect.act(wire)
+        explicit.dialect.goodbye(wire)
 
 
 @check("EXP-04", scenario="general", channels=NO_CHANNEL, needs=EXPLICIT)

@@ -51,6 +51,12 @@ def test_the_handshake_begins_at_once_and_the_greeting_comes_inside(endpoint: En
         if isinstance(outcome, Refusal):
             raise Mismatch("service inside TLS", str(outcome))
         outcome.goodbye()
+    with expecting("service inside TLS for a client whose ClientHello comes in two segments"):
+        wire = endpoint.knock()
+        wire.start_tls(endpoint.context(), endpoint.server_name, in_pieces=True)
+        endpoint.dialect.greeting(wire, PATIENCE)
+        endpoint.dialect.act(wire)
+        endpoint.dialect.goodbye(wire)
 
 
 #: What a client may send there that makes no handshake.

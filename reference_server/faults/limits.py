@@ -85,6 +85,41 @@ def zero_means_fifty(parts: Parts) -> Parts:
 
 
 @fault(
+    "ipv6-not-counted",
+    "connections over IPv6 are let in, but not counted",
+    breaks="LIM-12",
+    consequences=COUNTING,
+)
+def ipv6_not_counted(parts: Parts) -> Parts:
+    class Forgetful(Admission):
+        def admit(self, address: IPAddress) -> Ticket | Refusal:
+            answer = super().admit(address)
+            if isinstance(answer, Ticket) and address.version == 6:
+                hit()
+                answer.give_back()
+            return answer
+
+    return with_admission(parts, Forgetful)
+
+
+@fault(
+    "idle-closes-give-back-twice",
+    "whoever is ended for being idle under implicit TLS gives its place back twice",
+    breaks="IDL-25",
+    consequences=COUNTING,
+)
+def idle_closes_give_back_twice(parts: Parts) -> Parts:
+    class Generous(Connection):
+        def idled(self) -> None:
+            super().idled()
+            if self._tls is not None and not self._upgrading and self.ticket is None:
+                hit()
+                self.engine.admission._count -= 1
+
+    return with_connection(parts, Generous)
+
+
+@fault(
     "implicit-not-counted",
     "connections to the implicit TLS port are not counted",
     breaks="LIM-11 IMP-05",

@@ -165,6 +165,30 @@ def renegotiates_for_ever(parts: Parts) -> Parts:
 
 
 @fault(
+    "wants-the-hello-whole",
+    "a ClientHello that comes in two segments is taken for no handshake",
+    breaks="IMP-01 EXP-03",
+    consequences="IDL-05 IDL-06 IMP-12",
+)
+def wants_the_hello_whole(parts: Parts) -> Parts:
+    class Hasty(TlsPipe):
+        __slots__ = ("_cut",)
+
+        def feed(self, records: bytes) -> None:
+            length = 5 + int.from_bytes(records[3:5], "big")
+            self._cut = not self.established and records[:1] == b"\x16" and len(records) < length
+            super().feed(records)
+
+        def handshake(self) -> bool:
+            if self._cut:
+                hit()
+                raise TlsFailure("half a ClientHello")
+            return super().handshake()
+
+    return with_pipe(parts, Hasty)
+
+
+@fault(
     "compresses",
     "a client that offers compression gets it",
     breaks="TLS-10",
