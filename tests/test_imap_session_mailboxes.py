@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reference_server.protocols.imap import ImapSession
+from reference_server.protocols.imap import MAX_ERRORS, ImapSession
 from reference_server.protocols.imap_input import MAX_MESSAGE
 from tests.dialogue import Conversation
 from tests.imap_sessions import ALICE, OPEN, NewStore, logged_in, stores_below
@@ -221,6 +221,17 @@ def test_append(new_store: NewStore) -> None:
         assert first.flags == {"\\Seen"}
         assert first.received.isoformat() == "1994-02-08T05:52:25+00:00"
         assert inbox.read(second.uid) == b"x"
+
+
+def test_patience_may_end_with_idle(new_store: NewStore) -> None:
+    bad = "C: x XYZZY\nS: x BAD *\n"
+    for opens in ("C: s SELECT INBOX\nS*: * *\nS: s OK *\n", ""):
+        watch, unwatch = ("A: Watch\n", "A: Unwatch\n") if opens else ("", "")
+        logged_in(
+            new_store,
+            f"{opens}{bad * (MAX_ERRORS - 1)}C: i IDLE\nS: + *\n{watch}C> ENOUGH\\r\\na NOOP\\r\\nb NOOP\\r\\n\n"
+            f"S: i BAD *\n{unwatch}S: * BYE *\nA: Close",
+        )
 
 
 def test_half_a_message_is_none(new_store: NewStore) -> None:

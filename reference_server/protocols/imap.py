@@ -171,6 +171,9 @@ class ImapSession:
 
     def _advance(self, replies: list[bytes]) -> Actions:
         while True:
+            if self._errors >= MAX_ERRORS:
+                replies.append(b"* BYE too many errors, goodbye\r\n")
+                return self._bye(b"".join(replies))
             reply = self._next_reply()
             if reply is None:
                 return (Send(b"".join(replies)),) if replies else ()
@@ -179,9 +182,6 @@ class ImapSession:
                     replies.append(reply.reply)
                 return (Send(b"".join(replies)), *reply.actions) if replies else reply.actions
             replies.append(reply)
-            if self._errors >= MAX_ERRORS:
-                replies.append(b"* BYE too many errors, goodbye\r\n")
-                return self._bye(b"".join(replies))
 
     def _next_reply(self) -> _Reply | None:
         match self._doing:
@@ -272,8 +272,6 @@ class ImapSession:
         if self._stopping:
             return self._bye(reply + _STOPPING)
         self._doing = Doing.LISTENING
-        if self._errors >= MAX_ERRORS:
-            return self._bye(reply + b"* BYE too many errors, goodbye\r\n")
         return self._advance([reply])
 
     def _bye(self, farewell: bytes) -> Actions:
