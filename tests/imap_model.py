@@ -326,10 +326,11 @@ class Model:
                 items = ["UID", *items]
             self.work(lambda: self.fetch(numbers, items, by_uid=by_uid), expunge=by_uid)
         elif verb == b"STORE" and (found := re.fullmatch(rb"([+-]?)FLAGS(\.SILENT)? (.+)", rest)):
-            if found[3] not in FLAG_LISTS:
+            flags = self.flags_in(found[3])
+            if flags is None:
                 self.condition(b"BAD")
                 return
-            how, silent, flags = found[1], bool(found[2]), frozenset(FLAG_LISTS[found[3]])
+            how, silent = found[1], bool(found[2])
             self.work(lambda: self.store(numbers, how, flags, silent=silent, by_uid=by_uid), expunge=by_uid)
         elif verb in (b"COPY", b"MOVE") and (words := self.strings(rest)) is not None and len(words) == 1:
             name = words[0]
@@ -427,10 +428,8 @@ class Model:
         rest = before[at:]
         if rest == b" ":
             return name, frozenset()
-        flags = rest[1:-1]
-        if not (rest.startswith(b" (") and rest.endswith(b") ") and flags in FLAG_LISTS):
-            return None
-        return name, frozenset(FLAG_LISTS[flags])
+        flags = self.flags_in(rest[1:-1]) if rest.startswith(b" (") and rest.endswith(b") ") else None
+        return None if flags is None else (name, flags)
 
     def append(self, text: bytes, message: bytes | None) -> None:
         if not message or b"\0" in message:
@@ -719,6 +718,15 @@ class Model:
             if text[at : at + 1] != b" ":
                 return None
             at += 1
+        return None
+
+    def flags_in(self, text: bytes) -> frozenset[str] | None:
+        if text in FLAG_LISTS:
+            return frozenset(FLAG_LISTS[text])
+        # Words of the machine that ran into each other are keywords, too.
+        bare = text[1:-1] if text.startswith(b"(") and text.endswith(b")") else text
+        if re.fullmatch(rb"[^" + SPECIAL + rb"\]]+(?: [^" + SPECIAL + rb"\]]+)*", bare):
+            return frozenset(bare.decode().split(" "))
         return None
 
     def token(self, text: bytes, word: re.Match[bytes]) -> tuple[bytes, int]:
