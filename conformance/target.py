@@ -187,7 +187,7 @@ class Target:
 
     def credentials(self, service: Service, name: str = ACCOUNTS[0]) -> Credentials:
         """How to sign in to one of its services."""
-        return Credentials(name, self.password, f"{name}@example.test", self.declared(service).login.by)
+        return Credentials(name, self.password, f"{name}@example.test", self.declared(service).login)
 
     def check_honesty(self) -> None:
         """Raises DriverError when the driver says ``ready`` to a setting that nobody has."""
@@ -301,6 +301,9 @@ class Target:
             "accounts": [self._account(name) for name in (*ACCOUNTS, *(KEEPERS if scenario.keeps_mail else ()))],
             "services": {service.value: scenario.build(self.declared(service), place) for service in chosen},
         }
+        ldap = settings["services"].get(Service.LDAP.value, {})
+        if ldap.get("explicit_tls") or ldap.get("implicit_tls_ports"):
+            settings["ldap_tls"] = True
         if scenario.defaults:
             settings["defaults"] = dict(scenario.defaults)
         rate = self._clock_rate(scenario, chosen)
@@ -313,6 +316,8 @@ class Target:
 
     def _account(self, name: str) -> dict[str, Any]:
         account: dict[str, Any] = {"name": name, "password": self.password, "address": f"{name}@example.test"}
+        if Service.ADMIN in self.services:
+            account["admin"] = True
         if name in KEEPERS and self.services == (Service.POP3,) and "seed_inbox" in self.declared(Service.POP3).offers:
             # With POP3 alone there is no other way to get mail in.
             account["inbox"] = [str(self._mail_file)] * 2

@@ -212,7 +212,7 @@ def _refill_stuck(watcher: Watcher) -> None:
     visits = [
         visit
         for visit in watcher.endpoint.fill()
-        if visit.wire.send_some(watcher.endpoint.dialect.ask_much(visit.wire)) >= 0
+        if visit.wire.send_some(watcher.endpoint.dialect.ask_much(visit.wire, watcher.endpoint.credentials)) >= 0
     ]
     _await_refill(watcher, visits)
 

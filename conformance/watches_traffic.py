@@ -83,7 +83,7 @@ def slow_reader(watcher: Watcher) -> None:
         return
     wire = outcome.wire
     try:
-        wire.send_some(endpoint.dialect.ask_much(wire))
+        wire.send_some(endpoint.dialect.ask_much(wire, endpoint.credentials))
         began, taken = time.monotonic(), 0
         while time.monotonic() < began + 1.5 * seen.latest:
             taken += len(wire.receive(PATIENCE))

@@ -327,6 +327,11 @@ class Wire:
             if len(collected) > 1 << 24:
                 raise Ended(Ending.LOCAL, "16 MiB came without the mark that was waited for")
 
+    @property
+    def pending(self) -> bytes:
+        """What has come and been read from the kernel, and is still to be looked at."""
+        return bytes(self._buffer)
+
     def unread(self, octets: bytes) -> None:
         """Put octets back before what is still to be read."""
         self._buffer[:0] = octets

@@ -6,9 +6,10 @@ Owns: the vocabulary shared by the dialects.  Knows no protocol.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from conformance.contract import DeclaredLogin
 from conformance.wire import Wire
 from reference_server.settings import Service
 
@@ -20,12 +21,12 @@ class Credentials:
     name: str
     password: str
     address: str
-    login_by: str = "name"
+    how: DeclaredLogin = field(default_factory=DeclaredLogin)
 
     @property
     def login(self) -> str:
         """What to sign in with."""
-        return self.address if self.login_by == "address" else self.name
+        return self.address if self.how.by == "address" else self.name
 
 
 class NotServed(Exception):
@@ -58,9 +59,14 @@ Login = Callable[[Wire, Credentials], bytes | None]
 
 
 class Dialect(Protocol):
-    """One protocol as the suite speaks it.  Every method may raise ``Ended`` or ``Silent`` of the wire."""
+    """One protocol as the suite speaks it.  Every method may raise ``Ended`` or ``Silent`` of the wire.
+
+    Where the client speaks first there is no greeting: asking something innocent stands for it.
+    """
 
     service: Service
+    #: Whether it is the server that speaks first.
+    greets: bool
     stages: Mapping[str, Stage]
     #: The command that asks for explicit TLS.
     tls_command: bytes
@@ -70,7 +76,10 @@ class Dialect(Protocol):
     logins: Mapping[str, Login]
 
     def greeting(self, wire: Wire, patience: float) -> bytes:
-        """Read the greeting.  Raises :class:`NotServed` when it is a refusal."""
+        """The server's first words.  Raises :class:`NotServed` when it is a refusal."""
+
+    def sentences(self, said: bytes) -> list[bytes]:
+        """What the server said, taken apart: a reply or response each, as far as it can be read."""
 
     def act(self, wire: Wire) -> None:
         """The positive protocol act.  Raises :class:`NotServed`."""
@@ -108,5 +117,5 @@ class Dialect(Protocol):
     def is_farewell(self, said: bytes) -> bool:
         """Whether the last words of a connection that timed out contain the protocol's farewell."""
 
-    def ask_much(self, wire: Wire) -> bytes:
+    def ask_much(self, wire: Wire, credentials: Credentials) -> bytes:
         """Requests whose answers together are far longer than what was asked."""

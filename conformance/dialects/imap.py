@@ -180,6 +180,7 @@ class IMAP:
     """The dialect of IMAP4rev1."""
 
     service = Service.IMAP
+    greets = True
     stages: Mapping[str, Stage] = {
         "after_command": Stage("after a command", "before_login", _nothing),
         "after_login": Stage("signed in", "after_login", _after_login),
@@ -203,6 +204,9 @@ class IMAP:
         if line[:4].upper() != b"* OK" and line[:9].upper() != b"* PREAUTH":
             raise Malformed(f"not an IMAP greeting: {line!r}")
         return line
+
+    def sentences(self, said: bytes) -> list[bytes]:
+        return said.splitlines()
 
     def act(self, wire: Wire) -> None:
         ask(wire, b"CAPABILITY")
@@ -256,6 +260,6 @@ class IMAP:
         # RFC 3501 7.1.5
         return any(line[:5].upper() == b"* BYE" for line in said.splitlines())
 
-    def ask_much(self, wire: Wire) -> bytes:
-        del wire
+    def ask_much(self, wire: Wire, credentials: Credentials) -> bytes:
+        del wire, credentials
         return b"".join(b"m%d CAPABILITY\r\n" % number for number in range(4000))

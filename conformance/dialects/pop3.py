@@ -104,6 +104,7 @@ class POP3:
     """The dialect of POP3."""
 
     service = Service.POP3
+    greets = True
     stages: Mapping[str, Stage] = {
         "after_command": Stage("after a command", "before_login", _nothing),
         "after_login": Stage("signed in", "after_login", _after_login),
@@ -120,6 +121,9 @@ class POP3:
 
     def greeting(self, wire: Wire, patience: float) -> bytes:
         return read_status(wire, patience)
+
+    def sentences(self, said: bytes) -> list[bytes]:
+        return said.splitlines()
 
     def act(self, wire: Wire) -> None:
         ask_lines(wire, b"CAPA")
@@ -172,6 +176,6 @@ class POP3:
     def is_farewell(self, said: bytes) -> bool:
         return any(line.startswith(b"-ERR") for line in said.splitlines())
 
-    def ask_much(self, wire: Wire) -> bytes:
-        del wire
+    def ask_much(self, wire: Wire, credentials: Credentials) -> bytes:
+        del wire, credentials
         return b"CAPA\r\n" * 8000

@@ -93,6 +93,7 @@ class SMTP:
     """The dialect of SMTP."""
 
     service = Service.SMTP
+    greets = True
     stages: Mapping[str, Stage] = {
         "after_command": Stage("after a command", "before_login", _nothing),
         "after_login": Stage("signed in", "after_login", _after_login),
@@ -113,6 +114,9 @@ class SMTP:
         if code != 220:
             raise NotServed(reply)
         return reply
+
+    def sentences(self, said: bytes) -> list[bytes]:
+        return [line for line in said.splitlines() if line[3:4] != b"-"]
 
     def act(self, wire: Wire) -> None:
         demand(wire, b"EHLO " + CLIENT_NAME, 250)
@@ -165,6 +169,6 @@ class SMTP:
     def is_farewell(self, said: bytes) -> bool:
         return b"421" in (line[:3] for line in said.splitlines())
 
-    def ask_much(self, wire: Wire) -> bytes:
-        del wire
+    def ask_much(self, wire: Wire, credentials: Credentials) -> bytes:
+        del wire, credentials
         return (b"EHLO " + CLIENT_NAME + b"\r\n") * 2000

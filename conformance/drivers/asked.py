@@ -138,7 +138,7 @@ def refuse_what_is_not_offered(document: JsonObject, description: JsonObject) ->
         "wall_clock" in description["services"].get(name, {}).get("offers", ()) for name in document["services"]
     ):
         raise UnsupportedSetting("wall_clock", "the clock of this server cannot be set")
-    if document.get("ldap_tls"):
+    if document.get("ldap_tls") and "ldap" not in description["services"]:
         raise UnsupportedSetting("ldap_tls", "this server has no LDAP service")
     for position, account in enumerate(document.get("accounts", ())):
         for key in account:

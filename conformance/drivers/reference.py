@@ -41,8 +41,15 @@ _OFFERS = [
 #: The library that sets the clock of one program alone, where it is installed.
 _FAKETIME = "/usr/lib/*/faketime/libfaketimeMT.so.1"
 
-_DEFAULT_IDLE_TIMEOUT = {"smtp": 300, "pop3": 600, "imap": 1800}
+_DEFAULT_IDLE_TIMEOUT = {"smtp": 300, "pop3": 600, "imap": 1800, "webmail": 300, "ldap": 300, "admin": 300}
 """Seconds; what its settings say where nothing is configured."""
+
+
+_LOGINS: dict[str, dict[str, Any]] = {
+    "webmail": {"path": "/login", "scheme": "form"},
+    "admin": {"path": "/login", "scheme": "form"},
+    "ldap": {"base_dn": "o=mail", "user_dn": "uid={name},ou=people,o=mail"},
+}
 
 
 def describe() -> dict[str, Any]:
@@ -64,7 +71,7 @@ def _declared() -> dict[str, Any]:
                 "idle_timeout_min": 0.05,
                 "idle_timeout_step": 0.001,
                 "defaults": {"idle_timeout": seconds},
-                "login": {"by": "name"},
+                "login": _LOGINS.get(name, {"by": "name"}),
             }
             for name, seconds in _DEFAULT_IDLE_TIMEOUT.items()
         },
