@@ -25,6 +25,8 @@ from conformance.wire import Ended, Silent
 from reference_server.settings import Service
 
 Key = tuple[str, Service, Channel]
+#: How often an observer goes that cannot say anything of what it saw.
+ATTEMPTS = 3
 
 
 class Observatory:
@@ -76,6 +78,15 @@ class Observatory:
             return self._turns.setdefault((watch.scenario, None if watch.alone else service), threading.Lock())
 
     def _observe(self, key: Key) -> None:
+        """Whoever could not see anything for a while looks again."""
+        for attempt in range(ATTEMPTS):
+            seen = self._attempt(key)
+            if seen.trouble is None or not seen.may_come_right:
+                return
+            if attempt + 1 < ATTEMPTS:
+                seen.transcript.note(0, f"once more: {seen.trouble}")
+
+    def _attempt(self, key: Key) -> Seen:
         name, service, channel = key
         watch = WATCHES[name]
         target = self._target
@@ -93,19 +104,23 @@ class Observatory:
             watcher = Watcher(endpoint, seen, declared.timers.of(clock), watch.stage)
             try:
                 with self._turn(watch, service):
+                    waited = site.kept_waiting()
                     watch.act(watcher)
+                    if not seen.starved:
+                        seen.starved = site.kept_waiting() - waited
             finally:
                 endpoint.close_all()
         except NotOffered as outcome:
             seen.not_offered = str(outcome)
-        except (NotAssessable, Unavailable) as outcome:
-            seen.trouble = str(outcome)
+        except (NotAssessable, Unavailable, DriverError) as outcome:
+            seen.trouble, seen.may_come_right = str(outcome), False
         except Mismatch as mismatch:
             seen.failure = (mismatch.expected, mismatch.actual)
-        except (Inconclusive, Ended, Silent, NotServed, Malformed, DriverError) as error:
+        except (Inconclusive, Ended, Silent, NotServed, Malformed) as error:
             seen.trouble = str(error)
         except Exception as error:  # whatever it is, the check that collects it must know
-            seen.trouble = f"the observer broke: {type(error).__name__}: {error}"
+            seen.trouble, seen.may_come_right = f"the observer broke: {type(error).__name__}: {error}", False
+        return seen
 
 
 def expected_seconds(endpoint: Endpoint, clock: Clock) -> float:

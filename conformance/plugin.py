@@ -7,8 +7,10 @@ imports and does next to nothing until a check is collected.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from conformance.watch import Seen
 
 CHECKS = "conformance.checks"
+_NO_AUTOLOAD = "PYTEST_DISABLE_PLUGIN_AUTOLOAD"
 INI = Path(__file__).parent / "checks" / "pytest.ini"
 
 _suite: pytest.StashKey[Suite] = pytest.StashKey()
@@ -238,6 +241,7 @@ class _Certified:
 
     def pytest_configure(self, config: pytest.Config) -> None:
         config.stash[_suite] = self.certification.suite
+        config.option.tbstyle = "native"  # the one that is made without reading sources
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
@@ -257,6 +261,20 @@ class _Certified:
 
     def pytest_internalerror(self, excrepr: object) -> None:
         self.certification.trouble(str(excrepr))
+
+
+@contextlib.contextmanager
+def _without_others_plugins() -> Iterator[None]:
+    """Whatever else is installed for pytest's users has no part in an examination."""
+    before = os.environ.get(_NO_AUTOLOAD)
+    os.environ[_NO_AUTOLOAD] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_NO_AUTOLOAD]
+        else:
+            os.environ[_NO_AUTOLOAD] = before
 
 
 def certify(
@@ -288,12 +306,17 @@ def certify(
         events_file=events_file,
         verbose=verbose,
     ) as certification:
-        arguments = ["--pyargs", CHECKS, "-c", str(INI), "-p", "no:terminal", "-p", "no:randomly", "-p", "no:xdist"]
+        # Nothing of pytest's that looks through all that was ever made.
+        unwanted = [
+            word for name in ("terminal", "unraisableexception", "threadexception") for word in ("-p", f"no:{name}")
+        ]
+        arguments = ["--pyargs", CHECKS, "-c", str(INI), *unwanted]
         arguments += [f"--only={wanted}" for wanted in only]
         # Nearly everything that is made lives until the end: looking for what is not needed finds nothing.
         gc.disable()
         try:
-            pytest.main(arguments, plugins=[_Certified(certification)])
+            with _without_others_plugins():
+                pytest.main(arguments, plugins=[sys.modules[__name__], _Certified(certification)])
         finally:
             gc.enable()
         return certification.finish()

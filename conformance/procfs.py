@@ -99,7 +99,9 @@ def listening() -> frozenset[tuple[IPAddress, int]]:
 
     Wildcards are reported as they are (``0.0.0.0`` and ``::``).
     """
-    return frozenset((address, port) for address, port, state in _sockets() if state == _LISTEN)
+    # Thousands of connections may have ended lately, and are told as well.
+    mark = f" {_LISTEN} "
+    return frozenset((address, port) for address, port, _ in _sockets(line for line in _socket_lines() if mark in line))
 
 
 def clients(pid: int) -> int:
@@ -113,6 +115,20 @@ def clients(pid: int) -> int:
     except OSError:
         return 0
     return held
+
+
+def kept_waiting(pids: Iterable[int]) -> float:
+    """Seconds since their start for which one of these processes could have run, and the machine did not let it.
+
+    The longest of them, all its threads together: one that must wait may hold what the others wait for.  0 where the
+    kernel does not count it (schedstat, its second number, nanoseconds).
+    """
+    longest = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            threads = (PROC / str(pid) / "task").iterdir()
+            longest = max(longest, sum(int((each / "schedstat").read_text().split()[1]) for each in threads))
+    return longest / 1e9
 
 
 def has_ipv6() -> bool:
@@ -134,13 +150,13 @@ def free_ports(count: int, *, without: Iterable[int] = ()) -> list[int]:
 
     Drawn at random, so that two runs on one machine rarely meet.
     """
-    ephemeral, taken = ephemeral_ports(), {port for _, port, _ in _sockets()} | set(without)
+    ephemeral, taken = ephemeral_ports(), {port for _, port, _ in _sockets(_socket_lines())} | set(without)
     free = [port for port in range(10_000, 65_536) if port not in ephemeral and port not in taken]
     return random.sample(free, count)
 
 
-def _sockets() -> Iterator[tuple[IPAddress, int, str]]:
-    for line in _socket_lines():
+def _sockets(lines: Iterable[str]) -> Iterator[tuple[IPAddress, int, str]]:
+    for line in lines:
         _, local, _, state, *_ = line.split()
         host, port = local.split(":")
         yield _address(host), int(port, 16), state

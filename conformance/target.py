@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from certs import Authority, Situation
-from conformance import driver_process
+from conformance import driver_process, procfs
 from conformance.contract import DeclaredService, Description, Ready, Unsupported
 from conformance.dialects import DIALECTS
 from conformance.dialects.dialect import Credentials
@@ -127,6 +127,10 @@ class Site:
             return twin.reason
         twin.stop()
         return None
+
+    def kept_waiting(self) -> float:
+        """Seconds for which the machine has kept the server from running, since it was started."""
+        return procfs.kept_waiting((self.process.pid, *self.ready.pids))
 
     @property
     def ready(self) -> Ready:

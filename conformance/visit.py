@@ -287,13 +287,13 @@ class Endpoint:
         return outcome
 
     def eventually(
-        self, door: Door | None = None, source: str | None = None, within: float | None = None
+        self, door: Door | None = None, source: str | None = None, within: float | None = None, **options: Any
     ) -> Visit | Refusal:
         """Be served as soon as a slot is free: the outcome, at the latest after ``within`` seconds (release time)."""
         deadline = time.monotonic() + (self.release if within is None else within)
         while True:
             left = deadline - time.monotonic()
-            outcome = self.attempt(door, source, patience=max(self.patience, left))
+            outcome = self.attempt(door, source, patience=max(self.patience, left), **options)
             if isinstance(outcome, Visit) or time.monotonic() >= deadline:
                 return outcome
             if outcome.wire is not None:
@@ -301,7 +301,11 @@ class Endpoint:
             time.sleep(0.02)
 
     def fill(
-        self, count: int | None = None, doors: Sequence[Door] | None = None, source: str | None = None
+        self,
+        count: int | None = None,
+        doors: Sequence[Door] | None = None,
+        source: str | None = None,
+        **options: Any,
     ) -> list[Visit]:
         """As many sessions as the limit allows, each of them served and all of them at once.
 
@@ -314,7 +318,7 @@ class Endpoint:
         visits: list[Visit] = []
         for number in range(count):
             left = max(0.05, deadline - time.monotonic())
-            outcome = self.eventually(doors[number % len(doors)], source, within=left)
+            outcome = self.eventually(doors[number % len(doors)], source, within=left, **options)
             if isinstance(outcome, Refusal):
                 raise Mismatch(
                     f"{count} connections to be served at once ({self.channel})",

@@ -50,10 +50,11 @@ class Seen:
 
     ``after`` is how many seconds after the client's last sign of life the server ended the connection, None when it
     had not done so ``watched`` seconds after it; ``expected`` what the configuration says; ``said`` the last words.
-    ``failure`` says what the server did wrong where that is not a matter of time; ``trouble`` why nothing can be said.
-    ``guests`` are those who were there when it stopped.  ``mail`` says how many messages had to be in the accounts of
-    the watch after the end, and how many were; ``mail_trouble`` why that went wrong,
-    ``not_counted`` why nobody can look, ``locked`` what is said of a maildrop that
+    ``starved`` is for how many of these seconds the machine kept the server from running: they do not count against it.
+    ``failure`` says what the server did wrong where that is not a matter of time; ``trouble`` why nothing can be said,
+    and ``may_come_right`` whether another look may help.  ``guests`` are those who were there when it stopped.
+    ``mail`` says how many messages had to be in the accounts of the watch after the end, and how many were;
+    ``mail_trouble`` why that went wrong, ``not_counted`` why nobody can look, ``locked`` what is said of a maildrop that
     cannot be had any more.
     """
 
@@ -66,8 +67,10 @@ class Seen:
     ending: Ending | None = None
     said: bytes = b""
     lateness: float = 0.0
+    starved: float = 0.0
     failure: tuple[str, str] | None = None
     trouble: str | None = None
+    may_come_right: bool = True
     not_offered: str | None = None
     guests: list[Guest] = field(default_factory=list)
     mail: tuple[int, int] | None = None
@@ -106,8 +109,9 @@ class Seen:
         self.require()
         if self.after is None:
             late, actual = self.watched - self.latest, f"still open after {self.watched:.2f} s"
-        elif self.after > self.latest:
-            late, actual = self.after - self.latest, f"ended only after {self.after:.2f} s ({self.ending})"
+        elif self.after > self.latest + self.starved:
+            late = self.after - self.latest - self.starved
+            actual = f"ended only after {self.after:.2f} s ({self.ending})"
         else:
             return
         # On a machine that kept the observer waiting for so long, the server may have been kept waiting, too.
@@ -169,9 +173,13 @@ class Watcher:
         if self.timer is not None and self.timer.reset_by == "nothing":
             anchor = wire.connected_at
         give_up = anchor + self.seen.latest + 0.5
+        waited = self.endpoint.site.kept_waiting()
         said = bytearray()
         while True:
             left = give_up - time.monotonic()
+            if left <= 0:
+                self.seen.starved = self.endpoint.site.kept_waiting() - waited
+                left += self.seen.starved
             if left <= 0:
                 self.seen.watched = time.monotonic() - anchor
                 break
@@ -182,6 +190,7 @@ class Watcher:
             except Ended as end:
                 self.seen.ending = end.ending
                 self.seen.after = (wire.ended_at or time.monotonic()) - anchor
+                self.seen.starved = self.endpoint.site.kept_waiting() - waited
                 break
         self.seen.said = bytes(said)
         self.seen.lateness = wire.lateness

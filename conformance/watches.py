@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from conformance.check import Channel, Inconclusive, Mismatch
 from conformance.contract import Stage as Clock
@@ -17,9 +18,9 @@ from conformance.dialects.dialect import Malformed
 from conformance.scenarios import LONGER
 from conformance.target import DriverRefused
 from conformance.visit import Refusal, Visit
-from conformance.watch import Watch, Watcher
+from conformance.watch import TRUSTED_LATENESS, Watch, Watcher
 from conformance.watches_mail import cut_append, cut_text, deleted, guests
-from conformance.watches_traffic import key_updates, other_days, slow_reader
+from conformance.watches_traffic import SMALL, key_updates, other_days, slow_reader
 from conformance.wire import Ended, Silent, Wire
 
 #: How often a neighbour says something that is never quiet (seconds).
@@ -201,9 +202,21 @@ def _long_look(watcher: Watcher) -> None:
         )
 
 
+def _filled(watcher: Watcher, **options: Any) -> list[Visit]:
+    """The limit, filled.  Raises :class:`Inconclusive` when that took so long that the first may have gone again."""
+    began = time.monotonic()
+    try:
+        return watcher.endpoint.fill(**options)
+    except Mismatch:
+        took = time.monotonic() - began
+        if took > 0.5 * watcher.seen.expected:
+            raise Inconclusive(f"to fill the limit took {took:.2f} s (time-out {watcher.seen.expected:g} s)") from None
+        raise
+
+
 def _refill(watcher: Watcher) -> None:
     """Fill the limit with clients that fall silent; when their time is over, as many new ones are served."""
-    visits = watcher.endpoint.fill()
+    visits = _filled(watcher)
     _await_refill(watcher, visits)
 
 
@@ -211,7 +224,7 @@ def _refill_stuck(watcher: Watcher) -> None:
     """As above, with clients that have asked for much, do not read it and do not close."""
     visits = [
         visit
-        for visit in watcher.endpoint.fill()
+        for visit in _filled(watcher, receive_buffer=SMALL)
         if visit.wire.send_some(watcher.endpoint.dialect.ask_much(visit.wire, watcher.endpoint.credentials)) >= 0
     ]
     _await_refill(watcher, visits)
@@ -219,6 +232,7 @@ def _refill_stuck(watcher: Watcher) -> None:
 
 def _await_refill(watcher: Watcher, visits: list[Visit]) -> None:
     endpoint, seen = watcher.endpoint, watcher.seen
+    waited = endpoint.site.kept_waiting()
     last_sign = max(visit.wire.last_sent_at for visit in visits)
     # Until shortly before the time-out nobody else gets in: otherwise the limit was not full and nothing is shown.
     threading.Event().wait(max(0.0, last_sign + 0.5 * seen.expected - time.monotonic()))
@@ -238,6 +252,10 @@ def _await_refill(watcher: Watcher, visits: list[Visit]) -> None:
         left = max(0.1, last_sign + seen.latest + endpoint.declared.limit.recovery - time.monotonic())
         outcome = endpoint.eventually(within=left)
         if isinstance(outcome, Refusal):
+            starved = endpoint.site.kept_waiting() - waited
+            if starved > TRUSTED_LATENESS:
+                seen.trouble = f"the machine kept the server from running for {starved:.2f} s"
+                break
             seen.failure = (
                 f"{endpoint.limit} new clients served within {seen.latest:.2f} s of the last sign of life",
                 f"{served} were served; the next was {outcome}",

@@ -150,6 +150,18 @@ def _in_idle(endpoint: Endpoint) -> Visit:
     return visit
 
 
+def _logged_in(endpoint: Endpoint) -> Visit:
+    visit = endpoint.visit()
+    visit.login()
+    return visit
+
+
+def _in_request(endpoint: Endpoint) -> Visit:
+    visit = endpoint.visit()
+    endpoint.dialect.begin(visit.wire)
+    return visit
+
+
 _GUESTS: Mapping[Service, tuple[tuple[str, bool, Callable[[Endpoint], Visit]], ...]] = {
     Service.SMTP: (
         ("greeted", False, Endpoint.visit),
@@ -163,7 +175,16 @@ _GUESTS: Mapping[Service, tuple[tuple[str, bool, Callable[[Endpoint], Visit]], .
         ("in IDLE", False, _in_idle),
         ("within a literal", True, _in_append),
     ),
+    Service.LDAP: (
+        ("served", False, Endpoint.visit),
+        ("bound", False, _logged_in),
+        ("within a message", True, _in_request),
+    ),
+    Service.WEBMAIL: (("served", False, Endpoint.visit), ("within a request", True, _in_request)),
+    Service.ADMIN: (("served", False, Endpoint.visit), ("within a request", True, _in_request)),
 }
+#: Services that could change mail.
+_WITH_MAIL = (Service.SMTP, Service.POP3, Service.IMAP)
 
 
 @contextlib.contextmanager
@@ -177,7 +198,8 @@ def guests(seen: Seen, endpoint: Endpoint) -> Iterator[None]:
     before: list[int] = []
     try:
         for door in doors:
-            before.append(_stocked(seen, door))
+            if door.service in _WITH_MAIL:
+                before.append(_stocked(seen, door))
             for title, in_request, arrive in _GUESTS[endpoint.service]:
                 seats.append(_Seat(Guest(f"{title} ({door.channel})", in_request), arrive(door)))
     except (Inconclusive, NotAssessable, Mismatch, NotServed, Malformed, Ended, Silent) as error:
@@ -190,7 +212,7 @@ def guests(seen: Seen, endpoint: Endpoint) -> Iterator[None]:
             seen.mail_trouble = f"{seat.guest.title}: {silence}"
         seat.visit.close()
         seen.guests.append(seat.guest)
-    if seen.mail_trouble is None:
+    if seen.mail_trouble is None and endpoint.service in _WITH_MAIL:
         _count(seen, sum(before) if endpoint.service is Service.POP3 else 0, lambda: _found(doors, before))
 
 

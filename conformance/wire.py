@@ -28,6 +28,8 @@ PATIENCE = 8.0
 #: What a client can be pinned to.
 TLS1_2 = ssl.TLSVersion.TLSv1_2
 TLS1_3 = ssl.TLSVersion.TLSv1_3
+#: The longest segment that a client with little room accepts (octets).
+SHORT_SEGMENT = 1200
 #: Raw octets from the server that are kept for looking at what came before TLS.
 KEPT_RAW = 4096
 
@@ -99,6 +101,8 @@ class Wire:
     ) -> Self:
         """Connect from ``source`` (or wherever the kernel likes).
 
+        With a ``receive_buffer`` (octets) little of what is not read is on its way, or waits in a kernel.
+
         Raises :class:`Ended` when the connect is refused or reset, :class:`Silent` when nobody answers.
         """
         number = transcript.new_connection()
@@ -108,6 +112,8 @@ class Wire:
         try:
             if receive_buffer is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+                # The kernel of a server keeps some segments of the longest kind for us: on the loopback, megabytes.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SHORT_SEGMENT)
             if source is not None:
                 # Without this, bind() takes an ephemeral port for every destination at once and runs out of them.
                 sock.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24), 1)

@@ -57,7 +57,7 @@ def test_one_result_can_be_examined_alone(tmp_path: Path) -> None:
     [
         (["certify", "referense"], "reference"),
         (["certify", "--only", "LIM-11/pop3/explicit"], "LIM-11/pop3/-"),
-        (["certify", "--service", "ldap"], "ldap"),
+        (["certify", "--service", "gopher"], "gopher"),
         (["certify", "--json", "/nowhere/at/all.json"], "/nowhere/at/all.json"),
     ],
 )

@@ -29,7 +29,7 @@ REFUSALS = frozenset({403, 408, 421, 429, 503})
 #: Octets of one line, and of one content, that are believed.
 LONGEST_LINE = 1 << 16
 LONGEST_BODY = 1 << 24
-MUCH = 1500
+MUCH = 1000
 CUT_BODY = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 1000\r\n\r\nbegun"
 
 
