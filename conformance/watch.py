@@ -54,8 +54,8 @@ class Seen:
     ``failure`` says what the server did wrong where that is not a matter of time; ``trouble`` why nothing can be said,
     and ``may_come_right`` whether another look may help.  ``guests`` are those who were there when it stopped.
     ``mail`` says how many messages had to be in the accounts of the watch after the end, and how many were;
-    ``mail_trouble`` why that went wrong, ``not_counted`` why nobody can look, ``locked`` what is said of a maildrop that
-    cannot be had any more.
+    ``mail_trouble`` why that went wrong, ``not_counted`` why nobody can look, ``locked`` what is said of a maildrop
+    that cannot be had any more.
     """
 
     title: str
