@@ -26,14 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from conformance import procfs
-from conformance.drivers import confine, dovecot_conf, listeners
+from conformance.drivers import confine, dovecot_conf, listeners, tcp_wrappers
 from conformance.drivers.asked import Asked, JsonObject, UnsupportedSetting
 from conformance.drivers.program import DriverFailed, main
 
 _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"))
 _LIBEXEC = (Path("/usr/lib/dovecot"), Path("/usr/libexec/dovecot"), Path("/usr/local/libexec/dovecot"))
 _FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
-_HOSTS_ALLOW = Path("/etc/hosts.allow")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the place itself, nothing is created there by name
 _INSTALL = "apt install dovecot-imapd dovecot-pop3d"
 
@@ -123,7 +122,7 @@ def _version() -> str:
 
 def _restrictable() -> bool:
     wrapper = any((folder / "tcpwrap").exists() for folder in _LIBEXEC)
-    return wrapper and _HOSTS_ALLOW.exists() and confine.mounts_allowed()
+    return wrapper and tcp_wrappers.usable()
 
 
 class Dovecot:
@@ -280,7 +279,8 @@ class Dovecot:
         if not confine.mounts_allowed():
             return confine.Mounts(), environment
         # Even where nothing is restricted yet: a reload may ask for it.
-        seen = [(self._folder / "hosts.allow", _HOSTS_ALLOW)] if _HOSTS_ALLOW.exists() else []
+        shared = tcp_wrappers.HOSTS_ALLOW
+        seen = [(self._folder / "hosts.allow", shared)] if shared.exists() else []
         return confine.Mounts(files=seen, empty=own), environment
 
     def _wait_for(self, asked: Asked, before: frozenset[int], within: float) -> None:

@@ -11,14 +11,13 @@ bounds these.  A client that logs in without TLS is handed to a process ``imap``
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from conformance import procfs
+from conformance.drivers import tcp_wrappers
 from conformance.drivers.asked import Asked, AskedService, UnsupportedSetting
-from conformance.drivers.listeners import networks
 
 PROTOCOLS = ("imap", "pop3")
 
@@ -62,7 +61,9 @@ def files(asked: Asked, place: Place) -> Files:
         users="".join(
             f"{account.name}:{{PLAIN.HEX}}{account.password.encode().hex()}::::::\n" for account in asked.accounts
         ),
-        hosts_allow="".join(line + "\n" for service in asked.services for line in _tcp_wrapper(service)),
+        hosts_allow="".join(
+            line + "\n" for service in asked.services for line in tcp_wrappers.lines(service, service.name)
+        ),
     )
 
 
@@ -169,34 +170,3 @@ def addresses(bind: Sequence[str]) -> list[str]:
     """A bind list in Dovecot's words: its ``*`` is for IPv4 alone."""
     everywhere = ["*", "::"] if procfs.has_ipv6() else ["*"]
     return [address for each in bind for address in (everywhere if each == "*" else [each])]
-
-
-def _tcp_wrapper(service: AskedService) -> Iterator[str]:
-    """The lines of hosts.allow for one service; the first that matches decides (hosts_access(5))."""
-    # One network a line: the library reads lines of at most 2047 characters (hosts_options(5) for DENY).
-    for network in _networks(service, "deny"):
-        yield f"{service.name} : {network} : DENY"
-    if service.allow:
-        for network in _networks(service, "allow"):
-            yield f"{service.name} : {network} : ALLOW"
-        yield f"{service.name} : ALL : DENY"
-    else:
-        yield f"{service.name} : ALL : ALLOW"
-
-
-def _networks(service: AskedService, key: str) -> Iterator[str]:
-    for text in service.allow if key == "allow" else service.deny:
-        try:
-            yield from _network_patterns(text)
-        except ValueError as error:
-            raise UnsupportedSetting(f"services.{service.name}.{key}", str(error)) from None
-
-
-def _network_patterns(text: str) -> Iterator[str]:
-    for network in networks(text):
-        if isinstance(network, ipaddress.IPv6Network):
-            yield f"[{network.network_address}]/{network.prefixlen}"
-        elif network.prefixlen == 32:
-            yield str(network.network_address)  # the library does not understand /255.255.255.255
-        else:
-            yield f"{network.network_address}/{network.netmask}"
