@@ -12,6 +12,7 @@ _MODULES = {
     "reference": "conformance.drivers.reference",
     "dovecot": "conformance.drivers.dovecot",
     "postfix": "conformance.drivers.postfix",
+    "slapd": "conformance.drivers.slapd",
 }
 
 NAMES: tuple[str, ...] = tuple(_MODULES)
