@@ -6,6 +6,7 @@ an exception to a result.  Knows no pytest hook: those are in :mod:`conformance.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,18 +76,21 @@ class Case:
         return str(requirements.load()[self.check.requirement].level_for(self.service))
 
 
-def command_of(target: str | None, driver: str | None) -> tuple[str, list[str]]:
-    """The name and the command of the driver that was asked for.  Raises :class:`UsageError`."""
+def driver_of(target: str | None, driver: str | None) -> tuple[str, contextlib.AbstractContextManager[list[str]]]:
+    """The name of the driver that was asked for, and its command for as long as it is needed.
+
+    Raises :class:`UsageError`.
+    """
     if driver:
         command = shlex.split(driver)
         if not command:
             raise UsageError("--driver needs a command")
-        return target or command[0].rpartition("/")[2], command
+        return target or command[0].rpartition("/")[2], contextlib.nullcontext(command)
     name = target or "reference"
     if name not in drivers.NAMES:
         known = ", ".join(sorted(drivers.NAMES))
         raise UsageError(f"there is no target {name!r}; known are {known}; anything else goes with --driver 'CMD ARGS'")
-    return name, drivers.command(name)
+    return name, drivers.prepared(name)
 
 
 @dataclass(slots=True)
@@ -97,6 +101,7 @@ class Suite:
     selection: Selection
     custom_driver: str | None = None
     observatory: Observatory = field(init=False)
+    resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
         self.observatory = Observatory(self.target)
@@ -104,8 +109,12 @@ class Suite:
     @classmethod
     def create(cls, target: str | None, driver: str | None, selection: Selection) -> Suite:
         """Raises :class:`UsageError` for an unknown target, DriverError when its driver cannot describe it."""
-        name, command = command_of(target, driver)
-        return cls(Target(name, command), selection, driver)
+        name, prepared = driver_of(target, driver)
+        with contextlib.ExitStack() as resources:
+            command = resources.enter_context(prepared)
+            suite = cls(Target(name, command), selection, driver)
+            suite.resources.push(resources.pop_all())
+            return suite
 
     def require_something(self) -> None:
         """Raises :class:`UsageError` when what was chosen is not to be had from this target."""
@@ -254,7 +263,10 @@ class Suite:
 
     def close(self) -> list[str]:
         """Stop everything; complaints about drivers that did not stop as they must."""
-        return self.target.close()
+        try:
+            return self.target.close()
+        finally:
+            self.resources.close()
 
 
 #: Verdicts that come with their evidence.
@@ -268,4 +280,4 @@ def _escape(data: bytes) -> str:
     )
 
 
-__all__ = ["Case", "DriverError", "Selection", "Suite", "Unavailable", "UsageError", "command_of"]
+__all__ = ["Case", "DriverError", "Selection", "Suite", "Unavailable", "UsageError", "driver_of"]

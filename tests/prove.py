@@ -1,7 +1,7 @@
 """The proof that every check can fail: the suite against each server of the ledger that is wrong on purpose.
 
 Owns: which checks are run against which fault, running them, and which faults are proved when not all are.  What a
-proof is worth is :mod:`tests.proof`'s, how servers and suites are had quickly :mod:`tests.warm`'s.
+proof is worth is :mod:`tests.proof`'s, how servers and suites are had quickly :mod:`conformance.drivers.warm`'s.
 
     python -m tests.prove                       all; docs/ledger.md is written, and a check without a fault complains
     python -m tests.prove NAME ...              these
@@ -27,12 +27,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from _pytest.config import default_plugins
+
 from conformance.check import Check, all_checks
+from conformance.drivers import OF_SERVERS
+from conformance.drivers.warm import Warm
 from conformance.suite import Selection, Suite
 from conformance.watches import WATCHES
 from reference_server.faults.ledger import FAULTS, HITS, Fault
 from tests.proof import Proof, ledger, unproved
-from tests.warm import Warm
 
 ROOT = Path(__file__).parent.parent
 LEDGER = ROOT / "docs" / "ledger.md"
@@ -92,13 +95,22 @@ def chosen(fault: Fault, every: Every) -> list[str]:
     return wanted + draw.sample(near, min(SAMPLE, len(near))) + draw.sample(far, min(FAR_SAMPLE, len(far)))
 
 
+def warm_process() -> Warm:
+    """From which servers and whole examinations are forked."""
+    suite = ("conformance.cli", "conformance.plugin", "conformance.certification", "conformance.clients")
+    checks = (f"conformance.checks.{check.name.partition('.')[0]}" for check in all_checks())
+    faults = (fault.build.__module__ for fault in FAULTS.values())
+    pytests = (f"_pytest.{plugin}" for plugin in default_plugins)
+    return Warm(dict.fromkeys([*OF_SERVERS, *suite, *pytests, *checks, *faults]))
+
+
 def prove(fault: Fault, every: Every, warm: Warm) -> Proof:
     """Run the suite against one fault."""
     proof, began = Proof(fault), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="listenspec-proof-") as folder:
         report, hits, output = Path(folder) / "report.json", Path(folder) / "hits", Path(folder) / "output"
-        driver = shlex.join(warm.command("driver", "--fault", fault.name))
-        words = ["certify", "--driver", driver, "--json", str(report)]
+        driver = shlex.join(warm.command("conformance.drivers.reference", "--fault", fault.name))
+        words = ["conformance.cli", "certify", "--driver", driver, "--json", str(report)]
         words += [f"--only={id_}" for id_ in chosen(fault, every)]
         with output.open("wb") as told:
             status = warm.run(words, {**os.environ, HITS: str(hits)}, told.fileno(), WITHIN)
@@ -126,7 +138,9 @@ def concerned_by(paths: Iterable[str], every: Every) -> list[str]:
     """
     modules = {Path(path).stem for path in paths if path.startswith("reference_server/faults/")}
     checks = {Path(path).name for path in paths if path.startswith("conformance/checks/test_")}
-    everybody = modules & {"ledger", "__init__", "__main__"} or {"tests/proof.py", "tests/warm.py"} & set(paths)
+    everybody = modules & {"ledger", "__init__", "__main__"} or {"tests/proof.py", "conformance/drivers/warm.py"} & set(
+        paths
+    )
     rows = {check.requirement for check in every.values() if check.name.partition("::")[0] in checks}
     tempted = rows | {row.partition("-")[0] for row in rows}
     return [
@@ -186,7 +200,7 @@ def prove_all(names: Sequence[str], every: Every, seconds: float | None) -> tupl
 
     proofs: list[Proof] = []
     unclear: list[Proof] = []
-    with Warm() as warm:
+    with warm_process() as warm:
         others = [name for name in names if name not in QUIETLY]
         for workers, batch in ((1, [name for name in names if name in QUIETLY]), (AT_ONCE, others)):
             with ThreadPoolExecutor(workers) as pool:

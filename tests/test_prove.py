@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from conformance.check import Check
+from conformance.drivers.warm import Warm
 from reference_server.faults.ledger import FAULTS, Fault
 from tests import proof as judge
 from tests.proof import Proof, ledger, unproved
-from tests.prove import QUIETLY, SLOW, chosen, concerned_by, every_result, in_turn, main, part, prove
-from tests.warm import Warm
+from tests.prove import QUIETLY, SLOW, chosen, concerned_by, every_result, in_turn, main, part, prove, warm_process
 
 Result = dict[str, Any]
 
@@ -26,7 +26,7 @@ def every() -> dict[str, Check]:
 
 @pytest.fixture(scope="module")
 def warm() -> Iterator[Warm]:
-    with Warm() as warm:
+    with warm_process() as warm:
         yield warm
 
 
@@ -160,9 +160,7 @@ def test_a_verdict_is_never_asked_for_twice(results: list[Result]) -> None:
 
 
 def _checks(*requirements: str) -> dict[str, Check]:
-    return {
-        f"{row}/imap/plain": Check(row, "general", name=f"test_any.py::test_{row}") for row in requirements
-    }
+    return {f"{row}/imap/plain": Check(row, "general", name=f"test_any.py::test_{row}") for row in requirements}
 
 
 def test_a_check_that_no_fault_trips_is_named() -> None:

@@ -1,10 +1,13 @@
-"""A process that has read everything already, and forks what a proof needs by the hundred.
+"""A process that has read everything already, and forks servers from then on.
 
-Owns: how suites and servers are had in a few milliseconds.  To start Python and read its modules costs a server a
-quarter of a second and a suite a whole one; a proof runs hundreds of servers.  What runs in a child is the same code
-that runs from the command line, from the first word of its arguments to the exit status.
+Owns: how the reference server is had by the dozen.  To start Python and read its modules costs a server a third of a
+second, which is more than most checks cost; an examination runs forty servers, and the proof of the ledger thousands.
+What runs in a child is the same code that runs from the command line, from the first word of its arguments to the exit
+status, in a process of its own.
 
-    python -m tests.warm SOCKET        serves until its standard input ends
+    python -m conformance.drivers.warm SOCKET MODULE ...        reads these and serves until its standard input ends
+
+A program is the name of a module with a function ``main``, which is called with the words behind it.
 
 A request is its length (4 octets, big-endian), with three descriptors for the standard streams; then, separated by
 NUL: the number of words, the words, the environment.  The answer is the child's process id, and later its exit status,
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import array
 import gc
+import importlib
 import os
 import random
 import selectors
@@ -23,7 +27,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +38,13 @@ BEGINS_WITHIN = 60.0
 
 
 class Warm:
-    """The process, for as long as it is used as a context."""
+    """The process, for as long as it is used as a context; ``modules`` are the names of those that it reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Iterable[str]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="listenspec-warm-")
         self._path = str(Path(self._folder.name) / "socket")
-        command = [sys.executable, "-P", "-m", "tests.warm", self._path]
-        root = Path(__file__).parent.parent
+        command = [sys.executable, "-P", "-m", "conformance.drivers.warm", self._path, *modules]
+        root = Path(__file__).parents[2]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -69,8 +73,8 @@ class Warm:
         self._folder.cleanup()
 
     def command(self, *words: str) -> list[str]:
-        """The command line of a program that is forked here."""
-        return [sys.executable, "-I", "-S", str(Path(__file__).with_name("warm_driver.py")), self._path, *words]
+        """The command line of a program that is forked here: a module's name, and words for its ``main``."""
+        return [sys.executable, "-I", "-S", str(Path(__file__).with_name("warm_start.py")), self._path, *words]
 
     def run(self, words: Sequence[str], environment: Mapping[str, str], output: int, within: float) -> int | None:
         """Run ``words`` to their end, ``output`` being stdout and stderr; the exit status, None after too long."""
@@ -101,47 +105,16 @@ def _exactly(wire: socket.socket, count: int) -> bytes:
 # -- the process itself ----------------------------------------------------------------------------------------------
 
 
-def _program(words: Sequence[str]) -> int:
-    """What a child runs."""
-    match words:
-        case ["driver", *rest]:
-            from conformance.drivers import reference
-
-            return reference.main(rest)
-        case ["certify", *rest]:
-            from conformance import cli
-
-            return cli.main(["certify", *rest])
-        case _:
-            print(f"there is no program {words}", file=sys.stderr)
-            return 2
-
-
-def _read_everything() -> None:
+def _read(modules: Sequence[str]) -> None:
     """Import what children would import otherwise, each for itself."""
-    import importlib
-    from importlib import metadata
-
-    from _pytest.config import default_plugins
-
-    from conformance.check import all_checks
-    from reference_server.faults.ledger import FAULTS
-
-    for name in (
-        "conformance.cli",
-        "conformance.plugin",
-        "conformance.certification",
-        "conformance.drivers.reference",
-        "reference_server.__main__",
-        *(f"_pytest.{plugin}" for plugin in default_plugins),
-    ):
+    # Nor do they look through every installed package for something that would watch how settings are read.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    gc.disable()
+    for name in modules:
         importlib.import_module(name)
-    for plugin in metadata.entry_points(group="pytest11"):
-        plugin.load()
     with suppress(ImportError):
         importlib.import_module("uvloop")
-    assert all_checks()
-    assert FAULTS
+    gc.enable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +133,9 @@ class _Child:
         self.wire.close()
 
 
-def main(path: str) -> None:
+def main(path: str, modules: Sequence[str]) -> None:
     """Serve until standard input ends."""
-    _read_everything()
+    _read(modules)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(128)
@@ -225,7 +198,7 @@ def _become(words: Sequence[str], environment: Mapping[str, str], streams: Seque
     random.seed()
     sys.argv = ["listenspec"]
     try:
-        return _program(words)
+        return int(importlib.import_module(words[0]).main(list(words[1:])))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -239,4 +212,4 @@ def _become(words: Sequence[str], environment: Mapping[str, str], streams: Seque
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

@@ -1,4 +1,4 @@
-"""A program that is forked from the warm process instead of started: ``python -I -S warm_driver.py SOCKET WORD ...``.
+"""A program that is forked from the warm process instead of started: ``python -I -S warm_start.py SOCKET WORD ...``.
 
 Owns: being a process where the suite wants to start a driver.  It passes signals on, ends as the server ends, and takes
 the server with it when it is killed.  Imports next to nothing: that is the point of it.
