@@ -291,16 +291,12 @@ def _compare(outcome: Sequence[bytes | str], expected: Sequence[_Line], feed: Fe
     seen = b"".join(part if isinstance(part, bytes) else b"\0%s\0" % part.encode() for part in outcome)
     if re.fullmatch(b"".join(map(_pattern, expected)), seen, re.DOTALL) is None:
         matched = 0
-        while re.match(b"".join(map(_pattern, expected[: matched + 1])), seen, re.DOTALL) and matched < len(
-            expected
-        ):
+        while re.match(b"".join(map(_pattern, expected[: matched + 1])), seen, re.DOTALL) and matched < len(expected):
             matched += 1
         wanted = "\n".join(f"    {line.mark} {line.text}" for line in expected) or "    nothing"
         where = f"line {expected[matched].number}" if matched < len(expected) else "what follows them"
         shown = "\n".join(f"    {piece!r}" for piece in seen.splitlines(keepends=True)) or "    nothing"
-        raise AssertionError(
-            f"fed {feed.value}; expected\n{wanted}\nand saw\n{shown}\nwhich differs at {where}"
-        )
+        raise AssertionError(f"fed {feed.value}; expected\n{wanted}\nand saw\n{shown}\nwhich differs at {where}")
 
 
 def _pattern(line: _Line) -> bytes:

@@ -85,9 +85,7 @@ class Proof:
         missed = self._missed() + self._untempted()
         wrong = len(self.complaints()) - (not self.hits)
         return (
-            bool(missed)
-            and wrong == len(missed)
-            and all(any(row.startswith(id_) for row in unclear) for id_ in missed)
+            bool(missed) and wrong == len(missed) and all(any(row.startswith(id_) for row in unclear) for id_ in missed)
         )
 
     def _of(self, requirement: str) -> list[dict[str, Any]]:

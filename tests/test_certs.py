@@ -44,9 +44,7 @@ def _handshake(authority: Authority, leaf: Leaf, folder: Path, host: str) -> Non
 
 
 @pytest.mark.parametrize("key", ["ec", "rsa"])
-@pytest.mark.parametrize(
-    "host", ["localhost", "127.0.0.1", "127.0.0.3", "::1", "mail.example.test", platform.node()]
-)
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.3", "::1", "mail.example.test", platform.node()])
 def test_valid_certificate_is_good_for_every_name_of_this_machine(
     authority: Authority, tmp_path: Path, key: KeyType, host: str
 ) -> None:

@@ -25,8 +25,20 @@ def test_a_test_whose_component_is_missing_is_skipped_or_where_required_fails(
         "def test_one(): raise SystemExit('never run')\n"
     )
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "tests.conftest", "-rsf", f"--rootdir={tmp_path}",
-         "-c", os.devnull, str(tmp_path)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:randomly",
+            "-p",
+            "tests.conftest",
+            "-rsf",
+            f"--rootdir={tmp_path}",
+            "-c",
+            os.devnull,
+            str(tmp_path),
+        ],
         env={**os.environ, "LISTENSPEC_REQUIRE_COMPONENTS": required, "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         check=False,

@@ -160,9 +160,7 @@ def test_whatever_way_clients_come_and_go_the_limit_holds_and_nothing_is_left(
 
 
 @pytest.mark.parametrize("way", sorted(VISITS_OF))
-def test_each_way_gives_its_place_back(
-    trusting: tuple[Authority, ssl.SSLContext], tmp_path: Path, way: str
-) -> None:
+def test_each_way_gives_its_place_back(trusting: tuple[Authority, ssl.SSLContext], tmp_path: Path, way: str) -> None:
     authority, context = trusting
     with engine_room(Limits(connections=1), context=server_context(*authority.issue().write(tmp_path))) as room:
         room.diary.release.set()

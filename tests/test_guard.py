@@ -80,9 +80,7 @@ def test_failures_on_several_connections_add_up_and_cut_those_who_are_in(tmp_pat
                     while refused not in guesser.read_line():
                         pass
             bystander.await_end(5.0)
-            with Wire.connect(
-                "127.0.0.1", server.port(service), transcript=transcript, source="127.0.9.1"
-            ) as blocked:
+            with Wire.connect("127.0.0.1", server.port(service), transcript=transcript, source="127.0.9.1") as blocked:
                 assert blocked.read_line()[:3] in (b"421", b"-ER", b"* B")
                 with pytest.raises(Ended):
                     blocked.read_line()
@@ -91,9 +89,7 @@ def test_failures_on_several_connections_add_up_and_cut_those_who_are_in(tmp_pat
                 pass
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            with Wire.connect(
-                "127.0.0.1", server.port(service), transcript=transcript, source="127.0.9.1"
-            ) as again:
+            with Wire.connect("127.0.0.1", server.port(service), transcript=transcript, source="127.0.9.1") as again:
                 if again.read_line()[:3] in (b"220", b"+OK", b"* O"):
                     return
         raise AssertionError("the block did not end")

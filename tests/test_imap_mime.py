@@ -266,7 +266,7 @@ def test_a_file_name_in_pieces_is_told_whole() -> None:
     )
     told = body_structure(parse(crlf(header)), extended=True).decode()
     assert '("NAME" "minutes.pdf")' in told
-    assert "(\"ATTACHMENT\" (\"FILENAME*\" \"utf-8''gr%C3%BCn%20.pdf\"))" in told
+    assert '("ATTACHMENT" ("FILENAME*" "utf-8\'\'gr%C3%BCn%20.pdf"))' in told
 
 
 # ---- ENVELOPE
@@ -274,7 +274,7 @@ def test_a_file_name_in_pieces_is_told_whole() -> None:
 
 def test_an_envelope() -> None:
     header = (
-        "Date: Mon, 7 Feb 1994 21:52:25 -0800\nSubject: re \"it\"\n (folded)\nFrom: A <a@x.test>\n"
+        'Date: Mon, 7 Feb 1994 21:52:25 -0800\nSubject: re "it"\n (folded)\nFrom: A <a@x.test>\n'
         "To: b@x.test, Friends: c@x.test;\nCc: d@x.test\nBcc:\nIn-Reply-To: <1@x.test>\n"
         "Message-ID: <2@x.test>\n\nBcc: no\n"
     )
@@ -319,9 +319,10 @@ def test_parts_lie_within_one_another_and_one_behind_the_other(message: bytes) -
             assert at <= inside.header
             assert inside.end <= part.end
             at = inside.end
-        assert b"".join(field.raw for field in part.fields) == message[part.header : part.body][
-            : sum(len(field.raw) for field in part.fields)
-        ]
+        assert (
+            b"".join(field.raw for field in part.fields)
+            == message[part.header : part.body][: sum(len(field.raw) for field in part.fields)]
+        )
     envelope(message)
     assert imap_mime.section(message, whole, Section()) == message
 

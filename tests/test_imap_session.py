@@ -158,9 +158,7 @@ def test_bad_requests() -> None:
 def test_patience_ends_with_bye() -> None:
     bad = "C: x XYZZY\nS: x BAD *\n"
     stranger("S: * OK *\n" + bad * MAX_ERRORS + "S: * BYE *\nA: Close")
-    stranger(
-        f"S: * OK *\n{bad * (MAX_ERRORS - 1)}C: a NOOP\nS: a OK *\n{bad * (MAX_ERRORS - 1)}C: b NOOP\nS: b OK *"
-    )
+    stranger(f"S: * OK *\n{bad * (MAX_ERRORS - 1)}C: a NOOP\nS: a OK *\n{bad * (MAX_ERRORS - 1)}C: b NOOP\nS: b OK *")
 
 
 def test_a_line_without_end_is_not_kept() -> None:

@@ -35,8 +35,17 @@ def test_a_password_is_checked_in_clear_or_by_its_hash(tmp_path: Path) -> None:
     store = MailStore(tmp_path, [account("alice"), account("bob", password_hash=line), account("sink", password=None)])
     assert store.authenticate("alice", "secret") == known(store, "alice")
     assert store.authenticate("bob", "correct horse") == known(store, "bob")
-    for name, password in [("alice", "Secret"), ("alice", ""), ("alice", "correct horse"), ("bob", "secret"),
-                           ("bob", ""), ("nobody", "secret"), ("", ""), ("sink", ""), ("alice", "\ud800")]:
+    for name, password in [
+        ("alice", "Secret"),
+        ("alice", ""),
+        ("alice", "correct horse"),
+        ("bob", "secret"),
+        ("bob", ""),
+        ("nobody", "secret"),
+        ("", ""),
+        ("sink", ""),
+        ("alice", "\ud800"),
+    ]:
         assert store.authenticate(name, password) is None
 
 
@@ -129,8 +138,9 @@ def test_a_folder_that_was_replaced_costs_one_delivery_at_most(tmp_path: Path) -
 
 def test_a_store_keeps_few_folders_open_and_none_when_it_is_gone(tmp_path: Path) -> None:
     def open_folders() -> int:
-        return sum(os.path.realpath(f"/proc/self/fd/{each}").startswith(str(tmp_path))
-                   for each in os.listdir("/proc/self/fd"))
+        return sum(
+            os.path.realpath(f"/proc/self/fd/{each}").startswith(str(tmp_path)) for each in os.listdir("/proc/self/fd")
+        )
 
     store = MailStore(tmp_path, [account(f"a{number}") for number in range(100)])
     store.deliver([known(store, f"a{number}") for number in range(100)], MESSAGE)
@@ -183,16 +193,20 @@ def test_a_start_throws_away_what_a_dead_process_left_and_nothing_else(tmp_path:
     (room / "creating.1.1" / "cur").mkdir(parents=True)
     before = files(tmp_path)
     store_of(tmp_path)
-    assert before - files(tmp_path) == {"alice/tmp/incoming-1.M1P1Q1.host,S=9,W=9",
-                                        "alice/.Sent/tmp/incoming-2.M1P1Q1.host,S=9,W=9"}
+    assert before - files(tmp_path) == {
+        "alice/tmp/incoming-1.M1P1Q1.host,S=9,W=9",
+        "alice/.Sent/tmp/incoming-2.M1P1Q1.host,S=9,W=9",
+    }
     assert {path.name for path in room.iterdir() if path.is_dir()} == {"new", "cur", "tmp", ".Sent"}
 
 
 def test_an_accounts_name_cannot_lead_out_of_the_store(tmp_path: Path) -> None:
     root = tmp_path / "data"
     names = ["..", "a/b", "%2E.", ".", "a%2Fb", "ä" * 128, "ä" * 127 + "ö", "CON:x\\y"]
-    settings = [account("x").model_copy(update={"name": name, "address": f"{number}@example.test"})
-                for number, name in enumerate(names)]
+    settings = [
+        account("x").model_copy(update={"name": name, "address": f"{number}@example.test"})
+        for number, name in enumerate(names)
+    ]
     store = MailStore(root, settings)
     for number, name in enumerate(names):
         found = store.recipient(f"{number}@example.test")
@@ -222,6 +236,7 @@ def test_mail_for_an_account_that_never_was_fails_as_a_disk_does(tmp_path: Path)
 
 
 # ---- maildrops
+
 
 def test_a_maildrop_is_one_sessions_at_a_time(tmp_path: Path) -> None:
     store, alice, bob = store_of_two(tmp_path)
@@ -253,8 +268,10 @@ def test_a_maildrop_does_not_change_while_it_is_locked(tmp_path: Path) -> None:
     drop.release()
     again = store.claim_maildrop(alice)
     assert again is not None
-    assert [again.read(message.number) for message in again.messages] == [b"Subject: 1\r\n\r\n",
-                                                                         b"Subject: late\r\n\r\n"]
+    assert [again.read(message.number) for message in again.messages] == [
+        b"Subject: 1\r\n\r\n",
+        b"Subject: late\r\n\r\n",
+    ]
 
 
 def test_a_unique_id_stays_over_sessions_flags_and_restarts(tmp_path: Path) -> None:
@@ -286,6 +303,7 @@ def test_a_maildrop_that_cannot_be_read_is_not_left_locked(tmp_path: Path, monke
 
 
 # ---- those who wait
+
 
 def test_every_change_wakes_those_who_watch_the_account(tmp_path: Path) -> None:
     store, alice, bob = store_of_two(tmp_path)

@@ -67,7 +67,9 @@ for number in itertools.count(int(sys.argv[2])):
 def killed_after(lines: int, program: str, root: Path, first: int) -> list[str]:
     """Run ``program``, kill it when it has said so much, and give back all that it said."""
     process = subprocess.Popen(
-        [sys.executable, "-c", program, str(root), str(first)], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", program, str(root), str(first)],
+        stdout=subprocess.PIPE,
+        text=True,
         cwd=Path(__file__).parents[1],
     )
     assert process.stdout is not None

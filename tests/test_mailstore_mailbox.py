@@ -33,6 +33,7 @@ def restarted(tmp_path: Path, name: str = "INBOX") -> Mailbox:
 
 # ---- numbers
 
+
 def test_messages_are_numbered_in_the_order_of_their_arrival(tmp_path: Path) -> None:
     _, inbox = inbox_of(tmp_path, messages=12)
     assert [inbox.read(uid) for uid in uids(inbox)] == [b"Subject: %d\r\n\r\n" % number for number in range(12)]
@@ -62,6 +63,7 @@ def test_a_message_that_is_gone_is_gone(tmp_path: Path) -> None:
 
 
 # ---- flags
+
 
 def test_flags_are_added_removed_and_replaced(tmp_path: Path) -> None:
     _, inbox = inbox_of(tmp_path, messages=1)
@@ -110,6 +112,7 @@ def test_letters_of_other_programs_stay(tmp_path: Path) -> None:
 
 # ---- recent
 
+
 def test_a_message_is_recent_to_the_first_who_claims_it(tmp_path: Path) -> None:
     _, inbox = inbox_of(tmp_path, messages=1)
     assert [message.recent for message in inbox.messages()] == [True]
@@ -128,6 +131,7 @@ def test_flags_do_not_make_a_message_less_recent(tmp_path: Path) -> None:
 
 
 # ---- append, copy, move
+
 
 def test_an_appended_message_keeps_its_date_and_flags(tmp_path: Path) -> None:
     _, inbox = inbox_of(tmp_path)
@@ -216,8 +220,9 @@ def test_two_who_copy_crosswise_do_not_wait_for_each_other(tmp_path: Path) -> No
         for _ in range(20):
             one.copy([1], two)
 
-    threads = [threading.Thread(target=back_and_forth, args=pair, daemon=True)
-               for pair in ((inbox, other), (other, inbox))]
+    threads = [
+        threading.Thread(target=back_and_forth, args=pair, daemon=True) for pair in ((inbox, other), (other, inbox))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -227,6 +232,7 @@ def test_two_who_copy_crosswise_do_not_wait_for_each_other(tmp_path: Path) -> No
 
 
 # ---- other programs
+
 
 def test_a_message_that_another_program_delivered_is_seen_at_the_next_look(tmp_path: Path) -> None:
     _, inbox = inbox_of(tmp_path, messages=1)
@@ -309,6 +315,7 @@ def test_a_name_in_any_bytes_is_a_message(tmp_path: Path) -> None:
 
 # ---- looking is cheap
 
+
 def test_looking_again_reads_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, inbox = inbox_of(tmp_path, messages=3)
     for folder in ("new", "cur"):
@@ -342,6 +349,7 @@ def test_a_change_within_the_tick_of_the_listing_is_seen(tmp_path: Path) -> None
 
 
 # ---- the list of UIDs
+
 
 def test_a_list_that_was_cut_anywhere_gives_the_uids_that_were_told_and_no_others(tmp_path: Path) -> None:
     _, inbox = inbox_of(tmp_path, messages=3)
@@ -393,6 +401,7 @@ def test_the_list_does_not_grow_for_ever(tmp_path: Path) -> None:
 
 # ---- deleted
 
+
 def test_a_deleted_mailbox_says_so(tmp_path: Path) -> None:
     store, _ = inbox_of(tmp_path)
     alice = known(store, "alice")
@@ -400,8 +409,13 @@ def test_a_deleted_mailbox_says_so(tmp_path: Path) -> None:
     sent = store.mailbox(alice, "Sent")
     uid = sent.append(MESSAGE)
     store.delete(alice, "Sent")
-    uses = (sent.messages, sent.uid_next, lambda: sent.read(uid), lambda: sent.remove([uid]),
-            lambda: sent.append(MESSAGE))
+    uses = (
+        sent.messages,
+        sent.uid_next,
+        lambda: sent.read(uid),
+        lambda: sent.remove([uid]),
+        lambda: sent.append(MESSAGE),
+    )
     for use in uses:
         with pytest.raises(NoSuchMailbox):
             use()

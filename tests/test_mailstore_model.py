@@ -87,8 +87,13 @@ class TwoMailboxes(RuleBasedStateMachine):
         assert self.box(name).store_flags(uid, add=sorted(add), remove=sorted(remove)).flags == flags
         self.model[name][uid] = (text, flags)
 
-    @rule(target=uids, messages=st.lists(uids, max_size=4), source=st.sampled_from(["INBOX", "Other"]),
-          destination=st.sampled_from(["INBOX", "Other"]), move=st.booleans())
+    @rule(
+        target=uids,
+        messages=st.lists(uids, max_size=4),
+        source=st.sampled_from(["INBOX", "Other"]),
+        destination=st.sampled_from(["INBOX", "Other"]),
+        move=st.booleans(),
+    )
     def copied(self, messages: list[tuple[str, int]], source: str, destination: str, move: bool) -> object:
         wanted = sorted({uid for name, uid in messages if name == source and uid in self.model[source]})
         use = self.box(source).move if move else self.box(source).copy

@@ -25,8 +25,9 @@ def subjects(store: MailStore, name: str) -> list[bytes]:
 
 # ---- names
 
-part = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp"), exclude_characters="/"), min_size=1,
-               max_size=12)
+part = st.text(
+    st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp"), exclude_characters="/"), min_size=1, max_size=12
+)
 name = st.lists(part, min_size=1, max_size=4).map("/".join)
 
 
@@ -49,8 +50,10 @@ def test_no_folder_name_is_read_as_a_mailbox_that_lies_elsewhere(folder: str) ->
     assert name is None or maildir.folder_of(name) == folder
 
 
-@given(st.lists(st.sampled_from(["a", ".", "&", "-", "/", "Ü", "&-", "AOQ", "."]), max_size=6).map("".join),
-       st.lists(st.sampled_from(["a", ".", "&", "-", "/", "Ü", "&-", "AOQ", "."]), max_size=6).map("".join))
+@given(
+    st.lists(st.sampled_from(["a", ".", "&", "-", "/", "Ü", "&-", "AOQ", "."]), max_size=6).map("".join),
+    st.lists(st.sampled_from(["a", ".", "&", "-", "/", "Ü", "&-", "AOQ", "."]), max_size=6).map("".join),
+)
 def test_two_names_never_share_a_folder(one: str, other: str) -> None:
     assert (maildir.folder_of(one) == maildir.folder_of(other)) == (one == other)
 
@@ -79,8 +82,10 @@ def test_what_can_be_no_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(NoSuchMailbox):
         store.mailbox(alice, name)
     uses: list[Callable[[], None]] = [
-        lambda: store.create(alice, name), lambda: store.delete(alice, name),
-        lambda: store.rename(alice, name, "x"), lambda: store.subscribe(alice, name),
+        lambda: store.create(alice, name),
+        lambda: store.delete(alice, name),
+        lambda: store.rename(alice, name, "x"),
+        lambda: store.subscribe(alice, name),
     ]
     for use in uses:
         with pytest.raises(MailboxError):
@@ -89,6 +94,7 @@ def test_what_can_be_no_name_is_refused(tmp_path: Path, name: str) -> None:
 
 
 # ---- create and delete
+
 
 def test_a_mailbox_is_created_with_those_above_it(tmp_path: Path) -> None:
     store, alice = store_of(tmp_path)
@@ -137,6 +143,7 @@ def test_a_mailbox_that_takes_the_name_of_a_deleted_one_has_another_uid_validity
 
 # ---- rename
 
+
 def test_a_mailbox_is_renamed_with_those_below_it_and_keeps_its_uids(tmp_path: Path) -> None:
     store, alice = store_of(tmp_path)
     store.create(alice, "a/b")
@@ -163,12 +170,17 @@ def test_a_mailbox_may_move_below_itself_and_back(tmp_path: Path) -> None:
     store.rename(alice, "a", "a/b")
     # What was a/c has the name now that another one had before it left.
     assert [(name, subjects(store, name)) for name in store.mailboxes(alice)[1:]] == [
-        ("a", []), ("a/b", [b"a"]), ("a/b/b/c", [b"a/b/c"]), ("a/b/c", [b"a/c"])
+        ("a", []),
+        ("a/b", [b"a"]),
+        ("a/b/b/c", [b"a/b/c"]),
+        ("a/b/c", [b"a/c"]),
     ]
     store.delete(alice, "a")
     store.rename(alice, "a/b", "a")
     assert [(name, subjects(store, name)) for name in store.mailboxes(alice)[1:]] == [
-        ("a", [b"a"]), ("a/b/c", [b"a/b/c"]), ("a/c", [b"a/c"])
+        ("a", [b"a"]),
+        ("a/b/c", [b"a/b/c"]),
+        ("a/c", [b"a/c"]),
     ]
 
 
@@ -207,6 +219,7 @@ def test_renaming_inbox_moves_its_mail_and_leaves_it_empty(tmp_path: Path) -> No
 
 
 # ---- subscriptions
+
 
 def test_subscriptions_outlive_mailboxes_and_restarts(tmp_path: Path) -> None:
     store, alice = store_of(tmp_path)

@@ -43,9 +43,7 @@ def full_store() -> MemoryStore:
     return store
 
 
-def pop3(
-    script: str, policy: Policy = OPEN, security: Security | None = None, left: int = len(MESSAGES)
-) -> None:
+def pop3(script: str, policy: Policy = OPEN, security: Security | None = None, left: int = len(MESSAGES)) -> None:
     """Play; afterwards alice must have so many messages left, and nobody may hold her maildrop."""
     stores: list[MemoryStore] = []
 
@@ -221,9 +219,7 @@ def test_an_exchange_may_have_long_lines_but_no_command_may() -> None:
 
 def test_failed_logins_are_bounded() -> None:
     once = "C: USER alice\nS: +OK *\nC: PASS guess\n"
-    pop3(
-        "S: +OK *\n" + (once + "S: -ERR [AUTH] *\n") * (MAX_FAILED_LOGINS - 1) + once + "S: -ERR [AUTH] *\nA: Close"
-    )
+    pop3("S: +OK *\n" + (once + "S: -ERR [AUTH] *\n") * (MAX_FAILED_LOGINS - 1) + once + "S: -ERR [AUTH] *\nA: Close")
 
 
 def test_one_logs_in_once() -> None:
@@ -591,7 +587,9 @@ def test_pipelined_commands_are_answered_in_order() -> None:
     store.inboxes["alice"] = [large * 3000]
     play(
         lambda: Pop3Session(OPEN, store),
-        "S: +OK *\nC: USER alice\nC: PASS ecila\n" + "C: RETR 1\n" * 5 + "C: QUIT\nS: +OK *\nS: +OK 1 *\n"
+        "S: +OK *\nC: USER alice\nC: PASS ecila\n"
+        + "C: RETR 1\n" * 5
+        + "C: QUIT\nS: +OK *\nS: +OK 1 *\n"
         + ("S: +OK 270000 octets\n" + "S: Subject: large\nS: \nS: x*\n" * 3000 + "S: .\n") * 5
         + "S: +OK *\nA: Close",
         feeds=[Feed.TURN, Feed.LINE],

@@ -151,9 +151,7 @@ def hostile() -> Run:
         f"LIM-01/{NASTY}/{NASTY}", Verdict.FAIL, expected=NASTY, actual=NASTY, reason=NASTY, check=NASTY,
         transcript=(said(1, 1, NASTY, NASTY),),
     )  # fmt: skip
-    others = [
-        result(f"LIM-02/{NASTY}/-", verdict, reason=NASTY) for verdict in Verdict if verdict is not Verdict.FAIL
-    ]
+    others = [result(f"LIM-02/{NASTY}/-", verdict, reason=NASTY) for verdict in Verdict if verdict is not Verdict.FAIL]
     return run(nasty, *others, target=TargetName(NASTY, NASTY, NASTY), troubles=(NASTY,))
 
 

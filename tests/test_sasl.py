@@ -104,7 +104,9 @@ def test_nothing_a_client_sends_breaks_an_exchange(mechanism: Mechanism, respons
     assert isinstance(step, Challenge | Credentials | Malformed | Denied | Cancelled)
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
-       st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
+@given(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
+)
 def test_every_name_and_password_can_be_given(name: str, password: str) -> None:
     assert Exchange(Mechanism.PLAIN).begin(b64(f"\0{name}\0{password}")) == Credentials(name, password)

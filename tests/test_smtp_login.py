@@ -34,9 +34,7 @@ def test_plain_in_one_line_and_in_two() -> None:
 
 
 def test_login_asks_for_the_name_and_the_password() -> None:
-    ready(
-        f"C: AUTH LOGIN\nS: 334 VXNlcm5hbWU6\nC: {b64('alice')}\nS: 334 UGFzc3dvcmQ6\nC: {b64('ecila')}\nS: 235 *"
-    )
+    ready(f"C: AUTH LOGIN\nS: 334 VXNlcm5hbWU6\nC: {b64('alice')}\nS: 334 UGFzc3dvcmQ6\nC: {b64('ecila')}\nS: 235 *")
     ready(f"C: AUTH LOGIN {b64('alice')}\nS: 334 UGFzc3dvcmQ6\nC: {b64('ecila')}\nS: 235 *")
 
 

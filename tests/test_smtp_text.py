@@ -113,8 +113,10 @@ def test_eight_bits_long_lines_and_nul_are_kept() -> None:
     assert deliver(rf"C> {text}\xe4\0\xff\r\n.\r\n" + "\nS: 250 *") == [text.encode() + b"\xe4\0\xff\r\n"]
 
 
-@given(st.lists(st.sampled_from([b"\r", b"\n", b".", b"a", b"\r\n", b"\r\n.", b"\r\n.\r\n"]), max_size=25),
-       st.integers(1, 6))
+@given(
+    st.lists(st.sampled_from([b"\r", b"\n", b".", b"a", b"\r\n", b"\r\n.", b"\r\n.\r\n"]), max_size=25),
+    st.integers(1, 6),
+)
 def test_the_end_does_not_depend_on_how_the_text_is_cut(parts: list[bytes], step: int) -> None:
     wire = b"".join(parts) + b"\r\n.\r\n"
     whole = IncomingText(1000, keep=True)
@@ -166,7 +168,9 @@ def test_a_text_that_is_too_large_is_read_to_its_end_but_not_kept(keep: bool) ->
 def test_too_much_is_refused_and_the_session_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smtp_module, "MAX_SIZE", 100)
     assert deliver(
-        "C: " + "x" * 200 + "\nC: NOOP\nC: .\nS: 552 5.3.4 *\nC: MAIL FROM:<>\nS: 250 *"
+        "C: "
+        + "x" * 200
+        + "\nC: NOOP\nC: .\nS: 552 5.3.4 *\nC: MAIL FROM:<>\nS: 250 *"
         + "\nC: RCPT TO:<alice@example.test>\nS: 250 *\nC: DATA\nS: 354 *\nC: ok\nC: .\nS: 250 *"
     ) == [b"ok\r\n"]
 
@@ -187,7 +191,8 @@ def traced(security: Security | None = None, login: str = "", hello: str = "EHLO
 def test_a_message_says_where_it_came_from() -> None:
     assert re.fullmatch(
         "Return-Path: <o@example.org>\r\n"
-        r"Received: from \[192\.0\.2\.7\] \(\[192\.0\.2\.7\]\)" "\r\n"
+        r"Received: from \[192\.0\.2\.7\] \(\[192\.0\.2\.7\]\)"
+        "\r\n"
         "\tby mail.example.test with ESMTP\r\n"
         "\tfor <alice@example.test>;\r\n"
         "\t(Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-9]{2} [A-Z][a-z]{2} 20[0-9]{2} [0-9:]{8} \\+0000\r\n"

@@ -138,9 +138,7 @@ def test_before_the_handshake_there_is_no_close_notify(context: ssl.SSLContext) 
 
 
 @pytest.mark.parametrize("octets", [b"EHLO in.clear.example\r\n", b"\x16\x03\x01\xff\xff" + bytes(70_000)])
-def test_what_is_no_handshake_fails_and_never_becomes_application_data(
-    context: ssl.SSLContext, octets: bytes
-) -> None:
+def test_what_is_no_handshake_fails_and_never_becomes_application_data(context: ssl.SSLContext, octets: bytes) -> None:
     pipe = TlsPipe(context)
     pipe.feed(octets)
     with pytest.raises(TlsFailure):

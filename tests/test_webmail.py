@@ -23,7 +23,7 @@ NICE = (
     b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
     b"--b\r\nContent-Type: text/html\r\n\r\n<p onclick='x()'>Dear <b>A</b><script>alert(1)</script>"
     b"<img src='http://evil.test/x'><a href='javascript:x()'>y</a></p>\r\n"
-    b"--b\r\nContent-Type: text/html; name=\"../evil.html\"\r\nContent-Disposition: attachment\r\n"
+    b'--b\r\nContent-Type: text/html; name="../evil.html"\r\nContent-Disposition: attachment\r\n'
     b"Content-Transfer-Encoding: base64\r\n\r\nPHNjcmlwdD4=\r\n--b--\r\n"
 )
 

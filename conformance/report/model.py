@@ -200,9 +200,7 @@ class Result:
             actual=_typed(fields, "actual", str, ""),
             reason=_typed(fields, "reason", str, ""),
             duration=_number(fields, "duration"),
-            transcript=tuple(
-                TranscriptEvent.from_dict(event) for event in _typed(fields, "transcript", list, [])
-            ),
+            transcript=tuple(TranscriptEvent.from_dict(event) for event in _typed(fields, "transcript", list, [])),
             repro=_typed(fields, "repro", str, ""),
         )
 

@@ -294,4 +294,3 @@ def _folded(text: str, width: int, style: str, indent: str = "") -> Iterator[Lin
         printable(text), width, initial_indent=indent, subsequent_indent=hanging, break_on_hyphens=False
     ):
         yield line, style
-
