@@ -28,7 +28,7 @@ DAEMON = "slapd"
 _SCHEMAS = ("core", "cosine", "inetorgperson")
 
 _PENDING = 100_000
-"""Requests that one client may have waiting.  The default is 100, and who sends more at once is cut off."""
+"""Requests that one client may have waiting.  By default 100, and who sends more at once is cut off for that."""
 
 _CIPHERS = "+AEAD:+ECDHE-ECDSA:+ECDHE-RSA:+DHE-RSA:+GROUP-ALL:+SIGN-ALL:+COMP-NULL:+CTYPE-X509:%SERVER_PRECEDENCE"
 _VERSIONS = "+VERS-TLS1.3:+VERS-TLS1.2"
@@ -105,6 +105,7 @@ def _conf(asked: Asked, service: AskedService, place: Place) -> Iterator[str]:
     yield f"conn_max_pending {_PENDING}"
     yield f"conn_max_pending_auth {_PENDING}"
     yield f"idletimeout {int(service.idle_timeout)}"  # 0 is never
+    yield f"writetimeout {int(service.idle_timeout)}"  # a client that does not read has no other clock
     if service.explicit_tls or service.implicit_tls_ports:
         assert service.certificate is not None
         yield f"TLSCertificateFile {_quoted(service.certificate.chain)}"
