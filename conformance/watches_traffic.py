@@ -82,9 +82,10 @@ def slow_reader(watcher: Watcher) -> None:
         seen.trouble = f"no session to watch: {outcome}"
         return
     wire = outcome.wire
+    began, taken = time.monotonic(), 0
     try:
         wire.send_some(endpoint.dialect.ask_much(wire, endpoint.credentials))
-        began, taken = time.monotonic(), 0
+        began = time.monotonic()
         while time.monotonic() < began + 1.5 * seen.latest:
             taken += len(wire.receive(PATIENCE))
             time.sleep(SIP)
