@@ -9,6 +9,7 @@ LDAP has no greeting: the first answer of a connection stands for it.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -39,6 +40,9 @@ ABILITIES = (
 STRAY = 0x5EAD
 LONGEST = 1 << 24
 MUCH = 4000
+#: A server may have sent a result and still count its operation among those that StartTLS has to wait for (RFC 4511
+#: 4.14.1), as OpenLDAP's does for a moment: it is asked again after so long (seconds).
+HESITATION = (0.01, 0.05)
 #: The beginning of a message of 1 KiB.
 BEGUN = b"\x30\x84\x00\x00\x04\x00\x02\x01"
 
@@ -302,9 +306,13 @@ class LDAP:
 
     def ask_tls(self, wire: Wire, spelling: bytes | None = None, behind: bytes = b"") -> bytes | None:
         del spelling  # it is a number, and there is one way to write it
-        number = next(_numbers)
-        wire.send(message(number, extended(START_TLS)) + behind)
-        _, result = answer_to(wire, number)
+        for pause in (*HESITATION, None):
+            number = next(_numbers)
+            wire.send(message(number, extended(START_TLS)) + behind)
+            _, result = answer_to(wire, number)
+            if result.result != OPERATIONS_ERROR or behind or pause is None:
+                break
+            time.sleep(pause)
         return None if result.result == SUCCESS else result.octets
 
     def offered_logins(self, wire: Wire) -> frozenset[str]:
