@@ -86,7 +86,7 @@ def _describe() -> dict[str, Any]:
                 "restrictions": {"stage": "accept"},
                 "idle_timeout_min": 1,
                 "idle_timeout_step": 1,
-                "idle_timeout_late": 2,  # whole seconds are compared, and it looks at each quarter of the time, rounded up
+                "idle_timeout_late": 2,  # it compares whole seconds, and looks at every quarter of the time
                 "defaults": {"idle_timeout": 0},
                 "login": {"base_dn": slapd_conf.BASE_DN, "user_dn": slapd_conf.USER_DN},
                 "notes": notes,

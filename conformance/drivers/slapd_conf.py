@@ -30,10 +30,12 @@ _SCHEMAS = ("core", "cosine", "inetorgperson")
 _PENDING = 100_000
 """Requests that one client may have waiting.  By default 100, and who sends more at once is cut off for that."""
 
-_CIPHERS = "+AEAD:+ECDHE-ECDSA:+ECDHE-RSA:+DHE-RSA:+GROUP-ALL:+SIGN-ALL:+COMP-NULL:+CTYPE-X509:%SERVER_PRECEDENCE"
+_BESIDES = (
+    "+AEAD:+ECDHE-ECDSA:+ECDHE-RSA:+DHE-RSA:+GROUP-X25519:+GROUP-ALL:+SIGN-ALL:+COMP-NULL:+CTYPE-X509"
+    ":%SERVER_PRECEDENCE"
+)
 _VERSIONS = "+VERS-TLS1.3:+VERS-TLS1.2"
-_256 = "+AES-256-GCM:+CHACHA20-POLY1305"
-_128 = "+AES-128-GCM"
+_256, _128 = "+AES-256-GCM:+CHACHA20-POLY1305", "+AES-128-GCM"
 """Words of GnuTLS, with which Debian builds slapd; TLSProtocolMin does nothing there."""
 
 
@@ -111,7 +113,7 @@ def _conf(asked: Asked, service: AskedService, place: Place) -> Iterator[str]:
         yield f"TLSCertificateFile {_quoted(service.certificate.chain)}"
         yield f"TLSCertificateKeyFile {_quoted(service.certificate.key)}"
         ciphers = _256 if asked.min_cipher_bits >= 256 else f"{_256}:{_128}"
-        yield f"TLSCipherSuite NONE:{_VERSIONS}:{ciphers}:{_CIPHERS}"
+        yield f"TLSCipherSuite NONE:{_VERSIONS}:{ciphers}:{_BESIDES}"
     if service.require_tls_for_login:
         yield "security simple_bind=128"
         yield "sasl-secprops none,minssf=128"
