@@ -39,7 +39,8 @@ ABILITIES = (
 #: No request of ours has this number, but the one that must not be answered.
 STRAY = 0x5EAD
 LONGEST = 1 << 24
-MUCH = 4000
+#: Octets that no system buffers for a client that does not read.
+MUCH = 4_000_000
 #: A server may have sent a result and still count its operation among those that StartTLS has to wait for (RFC 4511
 #: 4.14.1), as OpenLDAP's does for a moment: it is asked again after so long (seconds).
 HESITATION = (0.01, 0.05)
@@ -228,6 +229,10 @@ def attributes(entry: Message) -> dict[bytes, list[bytes]]:
     return found
 
 
+def _size(answer: list[Message]) -> int:
+    return sum(len(each.octets) for each in answer)
+
+
 # -- the dialect -----------------------------------------------------------------------------------------------------
 
 
@@ -342,5 +347,13 @@ class LDAP:
         return DISCONNECTION in said
 
     def ask_much(self, wire: Wire, credentials: Credentials) -> bytes:
-        del wire, credentials
-        return message(STRAY, search(b"", b"*", b"+")) * MUCH
+        del credentials
+        found, _ = ask(wire, search(b"", b"*", b"+", b"subschemaSubentry"))
+        largest, size = b"", _size(found)
+        # RFC 4512 4.4: where all of the schema is, which is the longest answer that most servers have.  A few of
+        # those do; OpenLDAP takes thousands of requests at once for an attack.
+        for name in (name for entry in found for name in attributes(entry).get(b"subschemasubentry", ())):
+            schema, _ = ask(wire, search(name, b"*", b"+"))
+            if _size(schema) > size:
+                largest, size = name, _size(schema)
+        return message(STRAY, search(largest, b"*", b"+")) * (MUCH // max(size, 1000))
