@@ -27,8 +27,9 @@ DAEMON = "slapd"
 
 _SCHEMAS = ("core", "cosine", "inetorgperson")
 
-_PENDING = 100_000
-"""Requests that one client may have waiting.  By default 100, and who sends more at once is cut off for that."""
+_THREADS = 256
+"""By default 16, of which one client may hold half, each with a request whose answer it does not read: two such
+clients would hold up all the others."""
 
 _BESIDES = (
     "+AEAD:+ECDHE-ECDSA:+ECDHE-RSA:+DHE-RSA:+GROUP-X25519:+GROUP-ALL:+SIGN-ALL:+COMP-NULL:+CTYPE-X509"
@@ -104,8 +105,7 @@ def _conf(asked: Asked, service: AskedService, place: Place) -> Iterator[str]:
     yield "moduleload back_mdb"
     yield "loglevel 0"
     yield f"sasl-host {asked.hostname}"  # else it looks for its own name in the DNS
-    yield f"conn_max_pending {_PENDING}"
-    yield f"conn_max_pending_auth {_PENDING}"
+    yield f"threads {_THREADS}"
     yield f"idletimeout {int(service.idle_timeout)}"  # 0 is never
     yield f"writetimeout {int(service.idle_timeout)}"  # a client that does not read has no other clock
     if service.explicit_tls or service.implicit_tls_ports:
