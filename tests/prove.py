@@ -30,7 +30,7 @@ from pathlib import Path
 from _pytest.config import default_plugins
 
 from conformance.check import Check, all_checks
-from conformance.drivers import OF_SERVERS
+from conformance.drivers import OF_SERVERS, reference
 from conformance.drivers.warm import Warm
 from conformance.suite import Selection, Suite
 from conformance.watches import WATCHES
@@ -85,6 +85,8 @@ def chosen(fault: Fault, every: Every) -> list[str]:
         if id_.split("/")[1] in fault.services
         and (check.requirement in concerned or (fault.is_decoy and check.requirement.partition("-")[0] in concerned))
     ]
+    described = fault.describe(reference.describe())["services"]
+    every = {id_: check for id_, check in every.items() if id_.split("/")[1] in described}
     draw = random.Random(fault.name)
     started = {"general"}.union(*(_scenarios(every[id_]) for id_ in wanted))
     near = [id_ for id_ in every if id_ not in wanted and _scenarios(every[id_]) <= started]

@@ -291,6 +291,8 @@ class _Desk:
 
 
 def _counts_at_login(description: dict[str, Any]) -> dict[str, Any]:
+    """Only of services whose sessions are signed in: it has no others."""
+    description["services"] = {name: description["services"][name] for name in ("smtp", "pop3", "imap")}
     for table in description["services"].values():
         table["per_ip"]["stage"] = "login"
     return description

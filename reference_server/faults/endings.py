@@ -25,7 +25,7 @@ from reference_server.session import Action, Actions, Close, Perform, Policy, Se
 from reference_server.settings import Service
 
 #: What goes through LOGOUT and QUIT where it looks at mail.
-GOODBYES = "PRT CLS-01 CLS-02 CLS-09 CLS-13 CLS-14 TLS-11"
+GOODBYES = "PRT IMP-01 IMP-14 CLS-01 CLS-02 CLS-09 CLS-13 CLS-14 TLS-11"
 #: A login with everything in one line, or the line that ends it, and what stands behind it.
 LOGIN: Final = re.compile(
     rb"(?P<login>.*?(?:^AUTH PLAIN [^\r\n]+|^PASS [^\r\n]+|^\S+ LOGIN [^\r\n]+|^\S+ AUTHENTICATE PLAIN [^\r\n]+)\r\n)"

@@ -313,7 +313,7 @@ def skips_ipv6_rules(parts: Parts) -> Parts:
     "first-rule-only",
     "of a list of allowed ranges only the first counts",
     breaks="ACL-01",
-    consequences="ACL",
+    consequences="ACL IMP-06",
     change=lambda settings: _lists(settings, "allow", lambda ranges: ranges[:1]),
 )
 def first_rule_only(parts: Parts) -> Parts:
