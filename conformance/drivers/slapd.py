@@ -150,6 +150,8 @@ class Slapd:
         _fill(conf, people)
         mounts = confine.Mounts(files=[(hosts_allow, tcp_wrappers.HOSTS_ALLOW)] if tcp_wrappers.usable() else [])
         resource.setrlimit(resource.RLIMIT_NOFILE, files_open)
+        if service.max_connections:
+            _one_after_another()
         try:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
@@ -244,6 +246,18 @@ def _files_at_the_start(service: AskedService) -> tuple[int, int]:
             f"services.{service.name}.max_connections", f"a process may have only {hard} files open here"
         )
     return wanted, hard
+
+
+def _one_after_another() -> None:
+    """Have this process, and what it starts, do one thing at a time, and finish it before it turns to the next.
+
+    A second surplus client that is accepted while the first is still being turned away finds no file left.  slapd then
+    stops listening on that port until somebody leaves.  On one processor, and without threads that push each other
+    aside, this hardly ever happens.
+    """
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {processors[os.getpid() % len(processors)]})  # not all servers on the same
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _hold_to(pid: int, connections: int, hard: int) -> None:
