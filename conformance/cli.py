@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
     certify = _command(commands, "certify", _certify, "examine a mail server and say whether it conforms", _STATUSES)
     certify.add_argument(
-        "target", nargs="?", metavar="TARGET", help="what to examine: reference (the default), dovecot, postfix"
+        "target", nargs="?", metavar="TARGET", help="what to examine: reference (the default), dovecot, postfix, slapd"
     )
     certify.add_argument(
         "--driver", type=_driver, metavar="'CMD ARGS'", help="examine another server, through a driver of your own"

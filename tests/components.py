@@ -48,6 +48,10 @@ def _postfix() -> bool:
     return program("postconf") is not None and os.access("/usr/lib/postfix/sbin/master", os.X_OK)
 
 
+def _slapd() -> bool:
+    return program("slapd") is not None and program("slapadd") is not None
+
+
 def _swaks() -> bool:
     # Without this library of Perl's it has no TLS.
     return program("swaks") is not None and bool(glob.glob("/usr/lib/*/perl5/*/Net/SSLeay.pm"))
@@ -66,6 +70,7 @@ COMPONENTS: Mapping[str, Component] = {
     "postfix": Component(_postfix, "apt install postfix"),
     "prlimit": _program("prlimit", "util-linux"),
     "root": Component(lambda: os.geteuid() == 0, "run the tests as root"),
+    "slapd": Component(_slapd, "apt install slapd"),
     "smtp-source": _program("smtp-source", "postfix"),
     "swaks": Component(_swaks, "apt install swaks libnet-ssleay-perl"),
 }
