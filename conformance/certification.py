@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
+from conformance.examination import Examination, Examined
 from conformance.report import json_report, junit
 from conformance.report.events import EventWriter
 from conformance.report.model import Result, Run, TargetName
@@ -92,6 +93,12 @@ class Certification:
         description = self.suite.target.description
         return TargetName(description.name, description.version, self.suite.target.name)
 
+    def examine(self, examined: Sequence[Examined]) -> None:
+        """Call all these checks, as far as anything can be examined through this driver."""
+        cases = [each.case for each in examined]
+        if self.ready(cases):
+            Examination(self.suite, self.result).run(examined)
+
     def ready(self, cases: Sequence[Case]) -> bool:
         """Begin; False when nothing can be examined through this driver, and then it is known why."""
         self.progress.started(str(self.target), len(cases))
@@ -103,9 +110,8 @@ class Certification:
             self.usable = False
         return self.usable
 
-    def result(self, document: dict[str, Any]) -> None:
+    def result(self, result: Result) -> None:
         """One result has come."""
-        result = Result.from_dict(document)
         self.results.append(result)
         self.progress.result(result)
         if self.events is not None:
@@ -126,7 +132,7 @@ class Certification:
             round(time.monotonic() - self.began, 2),
             tuple(self.results),
             tuple(dict.fromkeys(self.troubles)),
-        )
+        ).in_order()
         self.progress.finished(run)
         if self.events is not None:
             self.events.finish(run)

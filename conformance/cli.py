@@ -268,7 +268,7 @@ def _report(options: argparse.Namespace) -> int:
     from conformance.report.terminal import summary
 
     try:
-        run = read_events(options.events)
+        run = read_events(options.events).in_order()
         if options.json is not None:
             json_report.write(run, options.json)
         if options.junit is not None:

@@ -15,6 +15,7 @@ from conformance.contract import Stage as Clock
 from conformance.dialects import NotServed
 from conformance.dialects.dialect import Malformed
 from conformance.mail import keeper_of
+from conformance.pulse import PULSE
 from conformance.scenarios import ACCOUNTS, LONG
 from conformance.target import DriverError, Target, Unavailable
 from conformance.transcript import Transcript
@@ -47,6 +48,8 @@ class Observatory:
             for key in fresh:
                 name = "-".join(str(part) for part in key)
                 self._threads[key] = threading.Thread(target=self._observe, args=(key,), name=name, daemon=True)
+        if fresh:
+            PULSE.begin()
         for key in fresh:
             self._threads[key].start()
 
@@ -81,10 +84,10 @@ class Observatory:
         """Whoever could not see anything for a while looks again."""
         for attempt in range(ATTEMPTS):
             seen = self._attempt(key)
-            if seen.trouble is None or not seen.may_come_right:
+            if not seen.may_come_right or (seen.trouble is None and not seen.undecided):
                 return
             if attempt + 1 < ATTEMPTS:
-                seen.transcript.note(0, f"once more: {seen.trouble}")
+                seen.transcript.note(0, f"once more: {seen.trouble or 'the observer was late'}")
 
     def _attempt(self, key: Key) -> Seen:
         name, service, channel = key
@@ -104,10 +107,9 @@ class Observatory:
             watcher = Watcher(endpoint, seen, declared.timers.of(clock), watch.stage)
             try:
                 with self._turn(watch, service):
-                    waited = site.kept_waiting()
+                    watcher.waited = site.kept_waiting()
                     watch.act(watcher)
-                    if not seen.starved:
-                        seen.starved = site.kept_waiting() - waited
+                    watcher.count_starved()
             finally:
                 endpoint.close_all()
         except NotOffered as outcome:

@@ -19,7 +19,6 @@ import pytest
 
 if TYPE_CHECKING:
     from conformance.certification import Certification
-    from conformance.check import Channel
     from conformance.suite import Case, Suite
     from conformance.transcript import Transcript
     from conformance.visit import Endpoint
@@ -164,12 +163,9 @@ def endpoint(request: pytest.FixtureRequest) -> Iterator[Endpoint]:
 @pytest.fixture
 def observed(request: pytest.FixtureRequest, endpoint: Endpoint) -> Callable[..., Seen]:
     """What the observers saw of the endpoint, by the name of the watch and, where it matters, the channel."""
-    suite = request.config.stash[_suite]
+    from conformance.examination import observer
 
-    def collect(name: str, channel: Channel | None = None) -> Seen:
-        return suite.collect(name, endpoint.through(channel) if channel is not None else endpoint)
-
-    return collect
+    return observer(request.config.stash[_suite], endpoint)
 
 
 @pytest.fixture
@@ -244,16 +240,18 @@ class _Certified:
         config.option.tbstyle = "native"  # the one that is made without reading sources
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        fit = self.certification.ready([case for item in session.items if (case := _case_of(item)) is not None])
-        return None if fit else True
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """In place of pytest's own, which calls one after the other."""
+        from conformance.examination import Examined
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        found = getattr(report, "listenspec", None)
-        if found is not None:
-            self.certification.result(found)
-        elif report.failed:
-            self.certification.trouble(f"{report.nodeid}: {report.longreprtext}")
+        self.certification.examine(
+            [
+                Examined(case, item.function, item._fixtureinfo.argnames)
+                for item in session.items
+                if isinstance(item, pytest.Function) and (case := _case_of(item)) is not None
+            ]
+        )
+        return True
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:

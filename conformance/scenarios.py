@@ -82,7 +82,7 @@ class Scenario:
     a faster clock.  ``certificates`` are issued for this scenario alone, beside ``main``, which all share: they can be
     replaced while it runs.  Of those that are ``spoilt`` the key cannot be read.
     ``keeps_mail``: it has further accounts, whose mail is counted.  ``sets_clock``: the server's wall clock is set
-    while it runs.
+    while it runs.  ``roomy``: what is done to one of its services is nothing to the others.
     """
 
     name: str
@@ -97,6 +97,7 @@ class Scenario:
     keeps_mail: bool = False
     spoilt: tuple[str, ...] = ()
     sets_clock: bool = False
+    roomy: bool = False
 
 
 def usual(
@@ -199,6 +200,7 @@ SCENARIOS: Mapping[str, Scenario] = _scenarios(
         "two ports a channel, no limit in the way, a long time-out",
         _with(plain_ports=2, implicit_ports=2),
         keeps_mail=True,
+        roomy=True,
     ),
     Scenario("everywhere", "default binding: every address", _with(bind=["*"]), frozenset({"bind"})),
     Scenario("listed", "a list of addresses", _listed, frozenset({"bind"})),

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from conformance.check import Inconclusive, Mismatch, NotOffered
+from conformance.check import Inconclusive, Mismatch, NotOffered, Outcome
 from conformance.contract import Stage as Clock
 from conformance.contract import Timer
 from conformance.dialects import NotServed
 from conformance.dialects.dialect import Malformed
+from conformance.pulse import PULSE
 from conformance.transcript import Transcript
 from conformance.visit import Endpoint, Refusal, Visit
 from conformance.wire import Ended, Ending, Silent, Wire
@@ -108,7 +109,7 @@ class Seen:
         """Raise :class:`Mismatch` when the connection was not ended in time."""
         self.require()
         if self.after is None:
-            late, actual = self.watched - self.latest, f"still open after {self.watched:.2f} s"
+            late, actual = self.watched - self.latest - self.starved, f"still open after {self.watched:.2f} s"
         elif self.after > self.latest + self.starved:
             late = self.after - self.latest - self.starved
             actual = f"ended only after {self.after:.2f} s ({self.ending})"
@@ -120,6 +121,17 @@ class Seen:
         raise Mismatch(
             f"{self.title}: ended by the server within {self.latest:.2f} s (time-out {self.expected:g} s)", actual
         )
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it ended late, or did not end, for an observer that was late itself."""
+        try:
+            self.require_closed()
+        except Inconclusive:
+            return self.trouble is None
+        except Outcome:
+            return False
+        return False
 
     def require_in_time(self) -> None:
         """Neither early nor late."""
@@ -159,6 +171,8 @@ class Watcher:
     seen: Seen
     timer: Timer | None
     stage: str | None
+    #: For how long the server had been kept from running when the observation began (seconds).
+    waited: float = 0.0
 
     def enter(self) -> Visit:
         """A served session.  What stands in the way is no judgement about time."""
@@ -167,19 +181,27 @@ class Watcher:
             raise Inconclusive(f"no session to watch: {outcome}")
         return outcome
 
+    def time_left(self, anchor: float) -> float:
+        """Seconds for which to go on watching whoever gave its last sign of life then; none are left at 0 or below.
+
+        A server that the machine keeps from running gets so much longer.
+        """
+        left = anchor + self.seen.latest + 0.5 - time.monotonic()
+        return left if left > 0 else left + self.count_starved()
+
+    def count_starved(self) -> float:
+        """For how long the server was kept from running since the observation began (seconds)."""
+        self.seen.starved = self.endpoint.site.kept_waiting() - self.waited
+        return self.seen.starved
+
     def fall_silent(self, wire: Wire, since: float | None = None) -> None:
         """Send nothing more, and watch until the server ends the connection or its time is long over."""
         anchor = wire.last_sent_at if since is None else since
         if self.timer is not None and self.timer.reset_by == "nothing":
             anchor = wire.connected_at
-        give_up = anchor + self.seen.latest + 0.5
-        waited = self.endpoint.site.kept_waiting()
         said = bytearray()
         while True:
-            left = give_up - time.monotonic()
-            if left <= 0:
-                self.seen.starved = self.endpoint.site.kept_waiting() - waited
-                left += self.seen.starved
+            left = self.time_left(anchor)
             if left <= 0:
                 self.seen.watched = time.monotonic() - anchor
                 break
@@ -190,10 +212,10 @@ class Watcher:
             except Ended as end:
                 self.seen.ending = end.ending
                 self.seen.after = (wire.ended_at or time.monotonic()) - anchor
-                self.seen.starved = self.endpoint.site.kept_waiting() - waited
                 break
         self.seen.said = bytes(said)
-        self.seen.lateness = wire.lateness
+        noticed = time.monotonic()
+        self.seen.lateness = max(wire.lateness, PULSE.lateness(noticed - 1.0, noticed))
 
     def stay_active(self, visit: Visit, every: float, until: float) -> None:
         """Probe every so many seconds; note a failure when the server ends the session all the same."""

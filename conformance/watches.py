@@ -161,7 +161,7 @@ def _trickle(watcher: Watcher) -> None:
     idle_timeout = float(watcher.endpoint.settings["idle_timeout"]) / watcher.endpoint.site.ready.clock_rate
     watcher.endpoint.dialect.begin(visit.wire)
     anchor = visit.wire.last_sent_at
-    while time.monotonic() < anchor + watcher.seen.latest + 0.5:
+    while watcher.time_left(anchor) > 0:
         try:
             visit.wire.receive(0.5 * idle_timeout)
         except Silent:

@@ -41,7 +41,7 @@ def key_updates(watcher: Watcher) -> None:
         return
     updated = anchor
     while True:
-        left = anchor + seen.latest + 0.5 - time.monotonic()
+        left = watcher.time_left(anchor)
         if left <= 0:
             seen.watched = time.monotonic() - anchor
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, Final, TypeVar
 
@@ -241,6 +241,10 @@ class Run:
     results: tuple[Result, ...]
     troubles: tuple[str, ...] = ()
     suite_version: str = ""
+
+    def in_order(self) -> Run:
+        """The same with its results by their ids, in whatever order they came."""
+        return replace(self, results=tuple(sorted(self.results, key=lambda result: result.id)))
 
     @property
     def totals(self) -> dict[Verdict, int]:
