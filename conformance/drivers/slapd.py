@@ -46,6 +46,9 @@ _FILES_BESIDES = 64
 _BEGUN = b"slapd starting"
 """What it says once everything is open that it opens before the first client; to stderr, with ``-d none``."""
 
+_ORDINARY = re.compile(r"@\(#\)|slapd (starting|shutdown|stopped)|daemon: shutdown|connections_destroy")
+"""What it always says; to stderr too."""
+
 _STARTED_WITHIN = 10.0
 _ENDED_WITHIN = 5.0
 """Seconds."""
@@ -202,16 +205,18 @@ class Slapd:
         wanted, until = listeners.wanted(asked), time.monotonic() + within
         while not (wanted <= procfs.listening() and _BEGUN in self._log.read_bytes()):
             if (death := self.death()) is not None:
-                raise DriverFailed(f"{death} before it listened")
+                # It says what failed, and not where.
+                foreign = [f"{each} is no address of this machine" for each in listeners.foreign(asked)]
+                raise DriverFailed("; ".join([f"{death} before it listened", *foreign]))
             if time.monotonic() > until:
                 raise DriverFailed(f"slapd does not listen as it should within {within:g} s: {self._last_words()}")
             time.sleep(0.002)
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()
-        # Each begins with the time and the thread; how it stops tells nothing.
-        said = [line.split(" ", 2)[-1] for line in lines if line[:1].isalnum()]
-        return "; ".join(line for line in said if not re.match(r"@\(#\)|slapd (stopped|shutdown)|slapd starting", line))
+        # Each begins with the time and the thread; that it starts and stops tells nothing.
+        said = [line.split(" ", 2)[-1].rstrip(".") for line in lines if line[:1].isalnum()]
+        return "; ".join(line for line in said if not _ORDINARY.match(line)) or "it gave no reason"
 
 
 def _installed(asked: Asked) -> tuple[str, slapd_conf.Place]:
