@@ -20,6 +20,7 @@ class Pulse:
 
     def __init__(self) -> None:
         self._worst: dict[int, float] = {}
+        self._due = time.monotonic()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -33,16 +34,16 @@ class Pulse:
 
     def lateness(self, since: float, until: float) -> float:
         """The longest that a beat between these monotonic times was late (seconds)."""
-        return max((self._worst.get(second, 0.0) for second in range(int(since), int(until) + 1)), default=0.0)
+        overdue = until - self._due if self._due >= since else 0.0
+        return max(overdue, *(self._worst.get(second, 0.0) for second in range(int(since), int(until) + 1)))
 
     def _beat(self) -> None:
-        due = time.monotonic() + BEAT
         while True:
-            time.sleep(max(0.0, due - time.monotonic()))
+            due = self._due = time.monotonic() + BEAT
+            time.sleep(BEAT)
             now = time.monotonic()
             for second in range(int(due), int(now) + 1):
                 self._worst[second] = max(self._worst.get(second, 0.0), now - due)
-            due = now + BEAT
 
 
 PULSE = Pulse()

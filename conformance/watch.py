@@ -32,6 +32,10 @@ GLANCE = 0.5
 TRUSTED_LATENESS = 0.25
 
 
+#: No longer is waited for a server that the machine keeps from running (seconds).
+MOST_STARVED = 15.0
+
+
 @dataclass(slots=True)
 class Guest:
     """A client that was there when the server stopped: what it heard, and how its connection ended.
@@ -191,7 +195,7 @@ class Watcher:
 
     def count_starved(self) -> float:
         """For how long the server was kept from running since the observation began (seconds)."""
-        self.seen.starved = self.endpoint.site.kept_waiting() - self.waited
+        self.seen.starved = min(self.endpoint.site.kept_waiting() - self.waited, MOST_STARVED)
         return self.seen.starved
 
     def fall_silent(self, wire: Wire, since: float | None = None) -> None:
