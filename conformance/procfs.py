@@ -19,6 +19,9 @@ from typing import TypeAlias
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 
+#: Ports that the suite keeps for the servers of its scenarios: below the kernel's ephemeral range, above what services
+#: customarily use.
+SUITE_PORTS = range(20000, 32000)
 PROC = Path("/proc")
 AVAILABLE = (PROC / "self/stat").exists() and (PROC / "net/tcp").exists()
 
@@ -148,10 +151,11 @@ def ephemeral_ports() -> range:
 def free_ports(count: int, *, without: Iterable[int] = ()) -> list[int]:
     """Ports that no socket uses now, outside the ephemeral range, where no connection will take them.
 
-    Drawn at random, so that two runs on one machine rarely meet.
+    Drawn at random, so that two runs on one machine rarely meet.  Not among those that a suite keeps for its servers:
+    some of these may be promised to a server that is just being started.
     """
-    ephemeral, taken = ephemeral_ports(), {port for _, port, _ in _sockets(_socket_lines())} | set(without)
-    free = [port for port in range(10_000, 65_536) if port not in ephemeral and port not in taken]
+    kept, taken = (ephemeral_ports(), SUITE_PORTS), {port for _, port, _ in _sockets(_socket_lines())} | set(without)
+    free = [port for port in range(10_000, 65_536) if not any(port in each for each in kept) and port not in taken]
     return random.sample(free, count)
 
 

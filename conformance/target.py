@@ -29,8 +29,6 @@ from conformance.scenarios import ACCOUNTS, KEEPERS, SCENARIOS, Scenario
 from conformance.wire_local import Occupied, Reservation, has_ipv6
 from reference_server.settings import Service
 
-#: Ports are taken from here: below the kernel's ephemeral range, above what services customarily use.
-PORTS = range(20000, 32000)
 #: A freed slot must be usable within this many seconds, or within what the target declares.
 RELEASE = 2.0
 
@@ -49,7 +47,7 @@ class Place:
 
     def ports(self, count: int) -> list[int]:
         found: list[int] = []
-        for port in random.sample(PORTS, 400):
+        for port in random.sample(procfs.SUITE_PORTS, 400):
             if len(found) == count:
                 break
             held: list[Reservation] = []
@@ -64,7 +62,7 @@ class Place:
             self.reservations += held
             found.append(port)
         if len(found) < count:
-            raise Unavailable(f"no {count} free ports between {PORTS.start} and {PORTS.stop}")
+            raise Unavailable(f"no {count} free ports between {procfs.SUITE_PORTS.start} and {procfs.SUITE_PORTS.stop}")
         return found
 
     def occupy(self, address: str, port: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from certs import Authority, Situation
 from conformance.hello import TLS1_0, client_hello
+from conformance.procfs import SUITE_PORTS
 from conformance.transcript import Transcript
 from conformance.wire import (
     TLS1_2,
@@ -259,7 +260,7 @@ def test_a_reserved_number_is_kept_from_others_and_free_for_a_server() -> None:
 
 
 def free_ports() -> Iterator[int]:
-    for port in range(20000, 32000):
+    for port in SUITE_PORTS:
         try:
             Reservation(port).close()
         except OSError:
