@@ -76,10 +76,10 @@ def meeting() -> tuple[Callable[[Any], None], list[bool]]:
     """A check of which two must be under way at the same time to come to their end at once, and whether they met."""
     barrier, met = threading.Barrier(2), list[bool]()
 
-    def wait(endpoint: Any, seconds: float = SOON) -> None:
+    def wait(endpoint: Any) -> None:
         del endpoint
         try:
-            barrier.wait(seconds)
+            barrier.wait(SOON)
             met.append(True)
         except threading.BrokenBarrierError:
             met.append(False)
