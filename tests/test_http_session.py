@@ -117,6 +117,13 @@ def test_head_is_answered_without_the_content() -> None:
     assert "Content-Length: 10" in text.split("\r\n\r\n")[0]
 
 
+def test_a_request_that_is_none_gets_its_content_even_behind_head() -> None:
+    client, _ = begun()
+    text = ask(client, GET.replace(b"GET", b"HEAD"), b"GET / HTTP/1.1\r\n\r\n")
+    assert statuses(text) == [200, 400]
+    assert text.endswith("This is no request that can be understood.\n")
+
+
 def test_a_client_that_asks_first_is_told_to_go_on() -> None:
     client, _ = begun()
     head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"

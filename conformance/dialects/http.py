@@ -20,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 
 from conformance.dialects.dialect import Credentials, Login, Malformed, NotServed, Stage
 from conformance.dialects.html_form import login_form
-from conformance.wire import PATIENCE, Ended, Wire
+from conformance.wire import PATIENCE, Ended, Ending, Wire
 from reference_server.settings import Service
 
 HOST = b"Host: localhost\r\n"
@@ -30,7 +30,9 @@ REFUSALS = frozenset({403, 408, 421, 429, 503})
 LONGEST_LINE = 1 << 16
 LONGEST_BODY = 1 << 24
 MUCH = 1000
-CUT_BODY = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 1000\r\n\r\nbegun"
+_POST = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+CUT_BODY = _POST + b"Content-Length: 1000\r\n\r\nbegun"
+CUT_CHUNKS = _POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n3e8\r\nand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,21 @@ def read_response(wire: Wire, patience: float = PATIENCE, *, of_head: bool = Fal
         response = _read_one(wire, deadline, of_head)
         if response.status >= 200 or response.status == 101:
             return response
+
+
+def read_to_the_end(wire: Wire, patience: float = PATIENCE) -> tuple[list[Response], Ending]:
+    """All responses, none of them to HEAD, until the server ends the connection, and how it does.
+
+    A response that is cut off is not among them.  Raises ``Silent`` when the connection is still open after
+    ``patience`` seconds, :class:`Malformed` for what is no response.
+    """
+    deadline = time.monotonic() + patience
+    responses: list[Response] = []
+    while True:
+        try:
+            responses.append(read_response(wire, _left(deadline)))
+        except Ended as end:
+            return responses, end.ending
 
 
 def _read_one(wire: Wire, deadline: float, of_head: bool) -> Response:
@@ -262,6 +279,11 @@ def _in_body(wire: Wire, credentials: Credentials) -> None:
     wire.send(CUT_BODY)
 
 
+def _in_chunks(wire: Wire, credentials: Credentials) -> None:
+    del credentials
+    wire.send(CUT_CHUNKS)
+
+
 class HTTP:
     """The dialect of a service that is reached by HTTP."""
 
@@ -269,6 +291,7 @@ class HTTP:
         "after_command": Stage("after a response", "before_login", _answered),
         "after_login": Stage("signed in", "after_login", _signed_in),
         "in_body": Stage("in the content of a request", "before_login", _in_body),
+        "in_chunks": Stage("in a chunk of a request's content", "before_login", _in_chunks),
     }
     tls_command = b"Upgrade: TLS/1.2"
     stray = request(b"GET", b"/stray-request-of-listenspec")

@@ -339,6 +339,7 @@ class HttpSession:
             self._over = True
             return (Send(said), Close())
         self._http.start_next_cycle()
+        self._asked_for_head = False
         return (Send(said), *self._advance())
 
     def _refuse(self, status: int, reason: str) -> Actions:
