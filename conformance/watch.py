@@ -129,6 +129,8 @@ class Seen:
     @property
     def undecided(self) -> bool:
         """Whether it ended late, or did not end, for an observer that was late itself."""
+        if self.after is None and not self.watched:
+            return False  # its end was not what was looked at
         try:
             self.require_closed()
         except Inconclusive:
