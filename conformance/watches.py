@@ -295,6 +295,8 @@ WATCHES: Mapping[str, Watch] = {
     "after_login": Watch("idle after signing in", "idle", _in_stage, None, "after_login", signs_in=True),
     "in_text": Watch("silent in the text of a message", "idle", _in_stage, None, "in_text"),
     "in_sasl": Watch("silent in an authentication exchange", "idle", _in_stage, None, "in_sasl"),
+    "in_body": Watch("silent in the content of a request", "idle", _in_stage, None, "in_body"),
+    "in_chunks": Watch("silent in a chunk of a request's content", "idle", _in_stage, None, "in_chunks"),
     "in_literal": Watch("silent in a literal", "idle", _in_stage, None, "in_literal", signs_in=True),
     "in_idle": Watch("silent in IDLE", "idle", _in_stage, None, "in_idle", signs_in=True),
     "in_idle_with_mail": Watch(

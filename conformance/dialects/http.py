@@ -62,9 +62,13 @@ class Response:
 
 @dataclass(slots=True)
 class _Connection:
-    """What belongs to one connection: cookies, and whether an answer is still owed that was asked for in clear."""
+    """What belongs to one connection: cookies, and whether an answer is still owed that was asked for in clear.
+
+    ``given`` has the whole fields by which the cookies were set.
+    """
 
     cookies: dict[str, str] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
     owed: bool = False
 
 
@@ -73,6 +77,22 @@ _connections: weakref.WeakKeyDictionary[Wire, _Connection] = weakref.WeakKeyDict
 
 def _of(wire: Wire) -> _Connection:
     return _connections.setdefault(wire, _Connection())
+
+
+def cookies_given(wire: Wire) -> dict[str, str]:
+    """What has been set on this connection: by the cookie's name, the whole of the last field that set it."""
+    return dict(_of(wire).given)
+
+
+def cookies(wire: Wire) -> dict[str, str]:
+    """What comes with every request of this connection, to be read and changed."""
+    return _of(wire).cookies
+
+
+def cookie_fields(wire: Wire) -> tuple[bytes, ...]:
+    """The field by which that is sent, without its line end; none where there is no cookie."""
+    jar = "; ".join(f"{name}={value}" for name, value in cookies(wire).items())
+    return (b"Cookie: " + jar.encode("latin-1"),) if jar else ()
 
 
 # -- one exchange ----------------------------------------------------------------------------------------------------
@@ -199,11 +219,7 @@ def exchange(
 
     Raises :class:`Malformed` where more comes than was asked for: it would be taken for the next answer.
     """
-    connection = _of(wire)
-    if connection.cookies:
-        jar = "; ".join(f"{name}={value}" for name, value in connection.cookies.items())
-        fields = (*fields, b"Cookie: " + jar.encode("latin-1"))
-    octets = request(method, target, *fields, body=body)
+    octets = request(method, target, *fields, *cookie_fields(wire), body=body)
     shown = octets
     for secret in hides:
         shown = shown.replace(secret, b"<credentials>")
@@ -213,11 +229,18 @@ def exchange(
     # Who is turned away hears so before anything is asked, with a content even where HEAD has none.
     if (surplus := wire.pending) and response.status not in REFUSALS:
         raise Malformed(f"an answer that nobody has asked for: {surplus[:200]!r}")
+    keep_cookies(wire, response)
+    return response
+
+
+def keep_cookies(wire: Wire, response: Response) -> None:
+    """From now on they come with every request of this connection."""
+    connection = _of(wire)
     for name, value in response.headers:
         if name == "set-cookie":
             key, _, cookie = value.partition(";")[0].partition("=")
             connection.cookies[key.strip()] = cookie.strip()
-    return response
+            connection.given[key.strip()] = value
 
 
 def _settle(wire: Wire, patience: float) -> None:
@@ -231,18 +254,46 @@ def _settle(wire: Wire, patience: float) -> None:
 # -- signing in ------------------------------------------------------------------------------------------------------
 
 
-def _form(wire: Wire, credentials: Credentials) -> bytes | None:
-    """By the form on the page where the target says that people sign in."""
+FORM_TYPE = b"Content-Type: application/x-www-form-urlencoded"
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRequest:
+    """What a browser sends when somebody has filled in the form: where to, and the content."""
+
+    target: bytes
+    content: bytes
+    scheme: str
+
+
+def login_request(wire: Wire, credentials: Credentials) -> LoginRequest:
+    """The form on the page where the target says that people sign in, filled in.
+
+    Raises :class:`NotServed` where there is none.
+    """
     path = credentials.how.path
     page = exchange(wire, b"GET", path.encode())
     form = login_form(page.body) if page.status == 200 else None
     if form is None or form.method != "post":
-        return page.line
-    target = urlsplit(urljoin(path, form.action)).path.encode()
-    content = form.filled_in(credentials.login, credentials.password)
-    kind = b"Content-Type: application/x-www-form-urlencoded"
-    answer = exchange(wire, b"POST", target, kind, body=content, hides=(content,))
+        raise NotServed(page.line)
+    there = urlsplit(urljoin(path, form.action))
+    return LoginRequest(there.path.encode(), form.filled_in(credentials.login, credentials.password), there.scheme)
+
+
+def send_login(wire: Wire, filled_in: LoginRequest, path: str) -> bytes | None:
+    """Send it: None when it lets the client in, else the line of the answer."""
+    content = filled_in.content
+    answer = exchange(wire, b"POST", filled_in.target, FORM_TYPE, body=content, hides=(content,))
     return None if _lets_in(answer, path) else answer.line
+
+
+def _form(wire: Wire, credentials: Credentials) -> bytes | None:
+    """By the form on the page where the target says that people sign in."""
+    try:
+        filled_in = login_request(wire, credentials)
+    except NotServed as refusal:
+        return refusal.reply
+    return send_login(wire, filled_in, credentials.how.path)
 
 
 def _basic(wire: Wire, credentials: Credentials) -> bytes | None:
