@@ -43,10 +43,15 @@ _FILES = 1024
 _FILES_BESIDES = 64
 """More than slapd has open beside its connections."""
 
+_FEW = 20
+"""Up to so many connections a limit is there to be reached, and slapd has to be orderly rather than quick."""
+
 _BEGUN = b"slapd starting"
 """What it says once everything is open that it opens before the first client; to stderr, with ``-d none``."""
 
-_ORDINARY = re.compile(r"@\(#\)|slapd (starting|shutdown|stopped)|daemon: shutdown|connections_destroy")
+_ORDINARY = re.compile(
+    r"@\(#\)|slapd (starting|shutdown|stopped)|daemon: shutdown|connections_destroy|.*: warning, threads="
+)
 """What it always says; to stderr too."""
 
 _STARTED_WITHIN = 10.0
@@ -153,7 +158,7 @@ class Slapd:
         _fill(conf, people)
         mounts = confine.Mounts(files=[(hosts_allow, tcp_wrappers.HOSTS_ALLOW)] if tcp_wrappers.usable() else [])
         resource.setrlimit(resource.RLIMIT_NOFILE, files_open)
-        if service.max_connections:
+        if 0 < service.max_connections <= _FEW:
             _one_after_another()
         try:
             with self._log.open("wb") as log:
