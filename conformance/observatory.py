@@ -114,8 +114,10 @@ class Observatory:
                 endpoint.close_all()
         except NotOffered as outcome:
             seen.not_offered = str(outcome)
-        except (NotAssessable, Unavailable, DriverError) as outcome:
-            seen.trouble, seen.may_come_right = str(outcome), False
+        except (NotAssessable, Unavailable) as outcome:
+            seen.not_assessable = str(outcome)
+        except DriverError as error:
+            seen.trouble, seen.may_come_right = str(error), False
         except Mismatch as mismatch:
             seen.failure = (mismatch.expected, mismatch.actual)
         except (Inconclusive, Ended, Silent, NotServed, Malformed) as error:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from conformance.check import Inconclusive, Mismatch, NotOffered, Outcome
+from conformance.check import Inconclusive, Mismatch, NotAssessable, NotOffered, Outcome
 from conformance.contract import Stage as Clock
 from conformance.contract import Timer
 from conformance.dialects import NotServed
@@ -77,6 +77,7 @@ class Seen:
     trouble: str | None = None
     may_come_right: bool = True
     not_offered: str | None = None
+    not_assessable: str | None = None
     guests: list[Guest] = field(default_factory=list)
     mail: tuple[int, int] | None = None
     mail_trouble: str | None = None
@@ -95,6 +96,8 @@ class Seen:
         """Raise what stands in the way of a judgement, or the failure that was seen."""
         if self.not_offered is not None:
             raise NotOffered(self.not_offered)
+        if self.not_assessable is not None:
+            raise NotAssessable(self.not_assessable)
         if self.trouble is not None:
             raise Inconclusive(f"{self.title}: {self.trouble}")
         if self.failure is not None:
