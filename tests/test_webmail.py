@@ -121,6 +121,21 @@ def test_where_logins_need_tls_there_is_no_form_in_clear(webmail: Webmail) -> No
     assert not browser.response.login_failed  # nothing was tried
 
 
+def test_where_logins_need_tls_nobody_is_remembered_in_clear(webmail: Webmail) -> None:
+    browser = Browser(webmail, may_log_in=False)
+    for path in ("/", "/login"):
+        browser.ask("GET", path)
+        assert browser.header("Set-Cookie") == ""
+
+
+def test_where_logins_need_tls_a_login_that_travels_in_clear_is_none(alice: Browser) -> None:
+    alice.may_log_in = False  # its cookie may have been overheard
+    assert alice.get("/").response.status == 403
+    assert alice.path == "/login"
+    alice.may_log_in = True
+    assert alice.get("/").response.status == 200
+
+
 def test_whoever_does_nothing_is_signed_out(alice: Browser, clock: Clock) -> None:
     clock.seconds += 1700
     assert "Lunch" in alice.get("/mail/INBOX").text

@@ -19,7 +19,12 @@ def under_tls(endpoint: Endpoint) -> list[Endpoint]:
     return [endpoint.through(channel) for channel in endpoint.channels if channel is not Channel.PLAIN]
 
 
-@check("EXP-13", scenario="login_needs_tls", channels=NO_CHANNEL)
+@check(
+    "EXP-13",
+    scenario="login_needs_tls",
+    channels=NO_CHANNEL,
+    services=(Service.SMTP, Service.POP3, Service.IMAP, Service.LDAP),
+)
 def test_no_password_is_taken_in_clear(endpoint: Endpoint) -> None:
     """Every way to send the right password is refused on every plain port; inside TLS some way is accepted."""
     plain = endpoint.through(Channel.PLAIN)

@@ -12,6 +12,7 @@ from conformance.checks.test_limits import gives_way, require_full
 from conformance.scenarios import LIMIT, SERVER_V6
 from conformance.visit import Endpoint, Form, Refusal, Visit, served_at_once
 from conformance.wire import Ended, Silent, Wire
+from reference_server.settings import Service
 
 #: Explicit TLS is refused as plain text is: the client never comes so far as to ask for it.
 FIRST_WORDS = (Channel.PLAIN, Channel.IMPLICIT)
@@ -107,7 +108,7 @@ def test_imap_refuses_with_bye(endpoint: Endpoint) -> None:
         raise Mismatch("an untagged BYE as the refusal", refusal.detail)
 
 
-@check("LIM-26", scenario="limited", channels=FIRST_WORDS)
+@check("LIM-26", scenario="limited", channels=FIRST_WORDS, services=(Service.POP3, Service.LDAP))
 def test_how_a_surplus_client_is_told(endpoint: Endpoint) -> None:
     refusal = surplus(endpoint)
     if refusal.form is not Form.REPLY:

@@ -98,6 +98,9 @@ class Portal:
         if not route.open and (visit is None or visit.account is None):
             return redirect("/login")
         cookies: list[str] = []
+        if not request.may_log_in:
+            # RFC 9110 15.5.4: the page is there, but not like this.  Nothing is tried, and nobody is remembered.
+            return self.pages.page("needs_tls.html", 403, visit=Visit("", "", None, 0.0))
         if visit is None:
             visit = self.visits.begin()
             cookies.append(self._baked(request, visit))
@@ -111,6 +114,9 @@ class Portal:
         return self._with(route.handler(call), cookies)
 
     def _visit(self, request: Request) -> Visit | None:
+        """Who is asking.  A cookie that travels in clear is as good as stolen where logins need TLS (RFC 6265 8.3)."""
+        if not request.may_log_in:
+            return None
         visit = self.visits.find(cookies_of(request).get(self._cookie, ""))
         if visit is not None and visit.account is not None and not self._still_here(visit.account):
             self.visits.end(visit)
@@ -143,14 +149,9 @@ class Portal:
         return self._login_page(call, 200, "")
 
     def _login_page(self, call: Call, status: int, trouble: str) -> Response:
-        # RFC 9110 15.5.4: the page is there, but not like this.
-        if not call.request.may_log_in:
-            return self.pages.page("needs_tls.html", 403, visit=call.visit)
         return self.pages.page("login.html", status, visit=call.visit, trouble=trouble, name=call.form.text("name"))
 
     def _sign_in(self, call: Call) -> Response:
-        if not call.request.may_log_in:
-            return self._login_page(call, 403, "")
         account = self._authenticate(call.form.text("name"), call.form.text("password"))
         if account is None or not self._may_enter(account):
             # The same answer for whoever does not exist, has another password, or may not come in here.
