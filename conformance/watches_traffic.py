@@ -19,7 +19,7 @@ from conformance.wire import PATIENCE, Ended, Ending, Silent
 #: The client's receive buffer: so small that what it has not read is not with its own kernel (octets).
 SMALL = 4096
 #: How often the slow reader reads (seconds).
-SIP = 0.2
+SIP = 0.1
 #: How far a wall clock is set (seconds).
 DAY = 86400.0
 

@@ -171,4 +171,4 @@ class SMTP:
 
     def ask_much(self, wire: Wire, credentials: Credentials) -> bytes:
         del wire, credentials
-        return (b"EHLO " + CLIENT_NAME + b"\r\n") * 2000
+        return (b"EHLO " + CLIENT_NAME + b"\r\n") * 3000

@@ -237,7 +237,7 @@ def clear_without_a_key(parts: Parts) -> Parts:
     "shakes-hands-while-accepting",
     "nobody is let in while a client has not begun the handshake that it was accepted for",
     breaks="IMP-12",
-    consequences=COUNTING + " IDL TLS IMP PRT LIM",
+    consequences=COUNTING + " IDL TLS IMP EXP PRT LIM",
 )
 def shakes_hands_while_accepting(parts: Parts) -> Parts:
     class Patient(Engine):
