@@ -27,7 +27,7 @@ INCOMPLETE: Final = 3
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 
-SCHEMAS: Final = ("settings", "scenario", "describe", "events", "report")
+SCHEMAS: Final = ("settings", "scenario", "api", "describe", "events", "report")
 CHANNELS: Final = ("plain", "explicit", "implicit", "-")
 
 _STATUSES: Final = "Exit status: 0 conformant, 1 not conformant, 2 the command was not understood, 3 incomplete."
@@ -251,7 +251,7 @@ def _schema(options: argparse.Namespace) -> int:
     from reference_server import settings
 
     match options.name:
-        case "settings" | "scenario" as name:
+        case "settings" | "scenario" | "api" as name:
             schema = settings.json_schema(name)
         case "describe" | "events" as name:
             schema = contract.json_schema(name)

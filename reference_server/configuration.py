@@ -7,13 +7,25 @@ nothing of what the settings mean.
 from __future__ import annotations
 
 import json
+import os
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reference_server import durable
 from reference_server.settings import ServerSettings, load, parse
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What is to stand in the file, octet by octet, and what it means."""
+
+    octets: bytes
+    settings: ServerSettings
 
 
 class Configuration:
@@ -40,22 +52,38 @@ class Configuration:
         found: dict[str, Any] = json.loads(text) if self._is_json(text) else tomllib.loads(text)
         return found
 
-    def parsed(self, document: Mapping[str, Any]) -> ServerSettings:
-        """What a document would mean in this file.  Raises SettingsError."""
-        return self._change(parse(document, self.folder))
+    def draft(self, document: Mapping[str, Any]) -> Draft:
+        """The file as it would be with a document in it; comments and order of a TOML file stay.
 
-    def write(self, document: Mapping[str, Any]) -> None:
-        """Put a document into the file; comments and order of a TOML file stay.  Raises OSError."""
+        Raises SettingsError for what the server could not run with, OSError, and ``ValueError`` for what cannot be
+        written.  Nothing is changed yet.
+        """
         text = self.file.read_text("utf-8-sig")
         if self._is_json(text):
             written = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+            found = json.loads(written)
         else:
             import tomlkit  # read in where somebody changes something
 
             kept = tomlkit.parse(text)
             _take_on(kept, document)
             written = tomlkit.dumps(kept)
-        durable.replace(self.file.resolve(), written.encode())
+            found = tomllib.loads(written)
+        settings = self._change(parse(document, self.folder))
+        if found != document:
+            # Better no change than another one than was meant.
+            raise ValueError("the file is written in a way that a program cannot change")
+        return Draft(written.encode(), settings)
+
+    def put(self, draft: Draft) -> None:
+        """Have the file hold a draft: whoever looks finds all of it or what was there before.  Raises OSError."""
+        file = self.file.resolve()
+        before = file.stat()
+        durable.replace(file, draft.octets)
+        # Whoever could read it can still do so, and nobody else.
+        with suppress(OSError):
+            os.chown(file, before.st_uid, before.st_gid)
+            os.chmod(file, stat.S_IMODE(before.st_mode))
 
     def _is_json(self, text: str) -> bool:
         suffix = self.file.suffix.lower()
@@ -64,6 +92,7 @@ class Configuration:
 
 def _take_on(kept: Any, wanted: Mapping[str, Any]) -> None:
     """Make a TOML table say what is wanted, touching nothing that says it already."""
+    behind = _taken_off(kept)
     for key in [key for key in kept if key not in wanted]:
         del kept[key]
     for key, value in wanted.items():
@@ -71,3 +100,16 @@ def _take_on(kept: Any, wanted: Mapping[str, Any]) -> None:
             _take_on(kept[key], value)
         elif key not in kept or kept[key] != value:
             kept[key] = value
+    if behind:
+        kept.value.body.extend(behind)
+
+
+def _taken_off(table: Any) -> list[Any]:
+    """The comments and blank lines at a table's end, off it: they belong to the next, and new keys come before them."""
+    from tomlkit.items import Comment, Null, Table, Whitespace
+
+    behind: list[Any] = []
+    if isinstance(table, Table):
+        while table.value.body and isinstance(table.value.body[-1][1], (Comment, Null, Whitespace)):
+            behind.insert(0, table.value.body.pop())
+    return behind

@@ -44,6 +44,10 @@ class ReadOnly(Exception):
     """There is no settings file that could be changed."""
 
 
+def _anything(_: ServerSettings) -> None:
+    """Whatever the server can run with may be."""
+
+
 class Control:
     """A running server as seen from its administration."""
 
@@ -63,6 +67,11 @@ class Control:
         """The folder of the settings file.  Raises :class:`ReadOnly`."""
         return self._file().folder
 
+    @property
+    def file(self) -> Path:
+        """The settings file.  Raises :class:`ReadOnly`."""
+        return self._file().file
+
     def document(self) -> dict[str, Any]:
         """The settings as they are written in the file.  Raises :class:`ReadOnly`, OSError, ``ValueError``."""
         return self._file().document()
@@ -80,20 +89,23 @@ class Control:
         """End somebody's connection: whether there was one."""
         return self._on_loop(lambda: self._cut(service, address, port))
 
-    def apply(self, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+    def apply(
+        self, change: Callable[[dict[str, Any]], Mapping[str, Any]], check: Callable[[ServerSettings], None] = _anything
+    ) -> None:
         """Have the file changed and the server take it on: both, or neither.
 
-        ``change`` is given the document and gives back another one.  Raises SettingsError and StartError with nothing
-        changed; :class:`ReadOnly`; OSError when the file cannot be written.
+        ``change`` is given the document and gives back another one; ``check`` may raise what it likes about what that
+        one means.  Raises SettingsError and StartError with nothing changed; :class:`ReadOnly`; OSError and
+        ``ValueError`` when the file cannot be written.
         """
         with self._changing:
             file = self._file()
-            document = file.document()
-            wanted = change(document)
-            former, settings = self._server.settings, file.parsed(wanted)
-            self._reload(settings)
+            draft = file.draft(change(file.document()))
+            check(draft.settings)
+            former = self._server.settings
+            self._reload(draft.settings)
             try:
-                file.write(wanted)
+                file.put(draft)
             except OSError:
                 self._reload(former)
                 raise
@@ -137,7 +149,12 @@ class Control:
         return asyncio.run_coroutine_threadsafe(answer(), self._loop).result(WITHIN)
 
     def _reload(self, settings: ServerSettings) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.reload(settings), self._loop).result(WITHIN)
+        reload = asyncio.run_coroutine_threadsafe(self._server.reload(settings), self._loop)
+        try:
+            reload.result(WITHIN)
+        except TimeoutError:
+            reload.cancel()  # what was not taken on in time is not taken on behind everybody's back either
+            raise
 
     def _file(self) -> Configuration:
         if self._configuration is None:

@@ -102,11 +102,11 @@ def parse(document: Mapping[str, Any], base: Path) -> ServerSettings:
     )
 
 
-def json_schema(name: Literal["settings", "scenario"] = "settings") -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a settings file, or of a scenario."""
-    from reference_server import settings_schema
+def json_schema(name: Literal["settings", "scenario", "api"] = "settings") -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a settings file, of a scenario, or of what Remote Admin tells programs."""
+    from reference_server import api_schema, settings_schema
 
-    return settings_schema.json_schema(name)
+    return api_schema.json_schema() if name == "api" else settings_schema.json_schema(name)
 
 
 def _is_json(file: Path, text: str) -> bool:

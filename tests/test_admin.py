@@ -297,7 +297,7 @@ def test_a_program_reads_and_changes_settings(running: Running) -> None:
     refused = api(running, "PUT", "/services/imap", {**table, "prots": [1]})
     assert refused.status == 422
     assert json.loads(refused.body)["errors"][0]["where"] == "services.imap.prots"
-    assert json.loads(api(running, "GET", "/schema").body)["properties"]["idle_timeout"]
+    assert json.loads(api(running, "GET", "/schema").body)["$defs"]["service"]["properties"]["idle_timeout"]
 
 
 def test_a_program_sees_and_cuts_connections(running: Running) -> None:

@@ -5,7 +5,9 @@ Owns: reading what a certificate says of itself, and where an added one is put. 
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import itertools
 import re
 import tempfile
 from collections.abc import Mapping
@@ -66,12 +68,10 @@ def _read(name: str, chain: Path) -> Certificate:
     return Certificate(name, str(names[0].value) if names else leaf.subject.rfc4514_string(), hosts, expires)
 
 
-def added(document: Mapping[str, Any], folder: Path, name: str, chain: str, key: str) -> dict[str, Any]:
-    """The document with one more certificate, whose files are below ``folder``.  Raises :class:`BadCertificate`."""
+def stored(folder: Path, name: str, chain: str, key: str) -> Path:
+    """Put a certificate into a folder of its own below ``folder``: that one.  Raises :class:`BadCertificate`."""
     if not _NAME.fullmatch(name):
         raise BadCertificate("a name has small letters, digits, - and _, and begins with a letter or digit")
-    if name in document.get("certificates", {}):
-        raise BadCertificate(f"there is a certificate called {name} already")
     for what, text in (("certificate", chain), ("key", key)):
         if "-----BEGIN" not in text:
             raise BadCertificate(f"the {what} is not in PEM form, which begins with -----BEGIN")
@@ -83,15 +83,32 @@ def added(document: Mapping[str, Any], folder: Path, name: str, chain: str, key:
             server_context(*files)
         except CertificateError as error:
             raise BadCertificate(str(error).replace(f"{place}/", "")) from None
-    home = folder / FOLDER / name
     try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        home = _own_folder(folder / FOLDER, name)
         for file, text in ((home / "chain.pem", chain), (home / "key.pem", key)):
             file.touch(mode=0o600)
             durable.replace(file, text.replace("\r\n", "\n").encode())
     except OSError as error:
-        raise BadCertificate(f"it cannot be stored in {home}: {error.strerror}") from None
+        raise BadCertificate(f"it cannot be stored in {folder / FOLDER}: {error.strerror}") from None
+    return home
+
+
+def added(document: Mapping[str, Any], name: str, home: Path) -> dict[str, Any]:
+    """The document with one more certificate, the one in ``home``.  Raises :class:`BadCertificate`."""
+    if name in document.get("certificates", {}):
+        raise BadCertificate(f"there is a certificate called {name} already")
     wanted = copy.deepcopy(dict(document))
-    entry = {"chain": f"{FOLDER}/{name}/chain.pem", "key": f"{FOLDER}/{name}/key.pem"}
+    entry = {"chain": f"{FOLDER}/{home.name}/chain.pem", "key": f"{FOLDER}/{home.name}/key.pem"}
     wanted.setdefault("certificates", {})[name] = entry
     return wanted
+
+
+def _own_folder(where: Path, name: str) -> Path:
+    """A folder that nobody has had: one of that name may hold the files of a certificate that is in use."""
+    where.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for number in itertools.count(1):
+        home = where / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            home.mkdir(mode=0o700)
+            return home
+    raise AssertionError("numbers do not end")

@@ -7,6 +7,7 @@ is wrong between keys is the settings' own to say.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,6 +21,8 @@ _WHOLE: Final = ("max_connections", "max_connections_per_ip", "login_failures")
 _SECONDS: Final = ("idle_timeout", "login_window", "login_block")
 _SWITCHES: Final = ("enabled", "explicit_tls", "require_tls_for_login")
 _LISTS: Final = ("allow", "deny")
+#: Longer ones mean nothing, and take long to read.
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _PORTS: Final = ("ports", "implicit_tls_ports")
 
 
@@ -68,13 +71,13 @@ def table_of(fields: Fields) -> dict[str, Any]:
     for key in _PORTS:
         table[key] = []
         for word in fields.text[key].replace(",", " ").split():
-            if word.isascii() and word.isdigit():
+            if _NUMBER.fullmatch(word):
                 table[key].append(int(word))
             else:
                 troubles.append(Problem(key, f"{word!r} is not a port; write numbers with commas between them"))
     for key in _WHOLE:
         word = fields.text[key].strip() or "0"
-        if word.isascii() and word.isdigit():
+        if _NUMBER.fullmatch(word):
             table[key] = int(word)
         else:
             troubles.append(Problem(key, f"{word!r} is not a whole number"))
@@ -117,7 +120,7 @@ def changed(
     for key, value in table.items():
         if value is None:
             written.pop(key, None)
-        elif key in written or in_force is None or _plain(getattr(in_force, key)) != value:
+        elif key in written or in_force is None or _plain(getattr(in_force, key, None)) != value:
             written[key] = value
     return wanted
 

@@ -188,7 +188,7 @@ class Portal:
 def problem(status: int, text: str, *headers: tuple[str, str]) -> Response:
     """What a program hears that asked for something it cannot have."""
     fixed = (("Content-Type", "application/json"), ("Cache-Control", "no-store"), *SAFE)
-    return Response(status, (*fixed, *headers), json.dumps({"error": text}).encode() + b"\n")
+    return Response(status, (*fixed, *headers), json.dumps({"errors": [{"where": "", "what": text}]}).encode() + b"\n")
 
 
 def _allow(methods: frozenset[str]) -> tuple[tuple[str, str], ...]:
