@@ -98,7 +98,8 @@ def test_pipelined_requests_are_answered_in_their_order(endpoint: Endpoint) -> N
         raise Mismatch(
             f"answers in the order of the requests: {', '.join(str(mark[0]) for mark in expected)}", statuses(responses)
         )
-    if len(responses) != len(ORDER) + 1:
+    # After so many requests a server may have had enough, and says so.
+    if len(responses) != len(ORDER) + 1 and not (len(responses) <= len(ORDER) and responses and responses[-1].closes):
         raise Mismatch(f"an answer to each of {len(ORDER) + 1} requests", f"{len(responses)}, and then {ending}")
 
 

@@ -133,7 +133,7 @@ def test_a_half_close_behind_requests_costs_no_answer(endpoint: Endpoint) -> Non
     answered = [response.status for response in responses]
     if answered != expected[: len(answered)]:
         raise Mismatch(f"the answers {expected}", f"{answered}")
-    if len(answered) < len(expected):
+    if len(answered) < len(expected) and not (responses and responses[-1].closes):
         raise Latitude(f"closed at once: {len(answered)} of {len(expected)} answers came, then {ending}")
 
 
@@ -158,7 +158,8 @@ def test_the_last_answer_survives_what_is_sent_behind_it(endpoint: Endpoint) -> 
             responses, ending = read_to_the_end(wire)
         except (Silent, Malformed) as error:
             raise Mismatch("the connection to be closed behind the last answer", str(error)) from None
-    if len(responses) < COUNT + 1:
+    # After so many requests a server may have had enough, and says so.
+    if len(responses) < COUNT + 1 and not (responses and responses[-1].closes):
         raise Mismatch(
             f"{COUNT + 1} answers, whatever the client sent behind the last request",
             f"{len(responses)}, and then {ending}",

@@ -20,8 +20,9 @@ def asking(plain: Endpoint, method: bytes, target: bytes) -> bytes:
 
 
 def status_inside(explicit: Endpoint, method: bytes, target: bytes) -> int:
-    """What the request is answered with that is made under TLS."""
-    outcome = explicit.attempt()
+    """What the request is answered with that is made under TLS: under implicit TLS, where there is that."""
+    channel = Channel.IMPLICIT if Channel.IMPLICIT in explicit.channels else Channel.EXPLICIT
+    outcome = explicit.through(channel).attempt()
     if isinstance(outcome, Refusal):
         raise Inconclusive(f"no session under TLS: {outcome}")
     with outcome, expecting(f"{method.decode()} {target.decode()} to be answered under TLS"):

@@ -1,0 +1,233 @@
+"""Faults of web interfaces: upgrades to TLS that are not what RFC 2817 has, passwords in clear, cookies that travel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+from reference_server.faults.ledger import fault, hit
+from reference_server.faults.meddling import Meddler, meddled, with_policy, with_speakers
+from reference_server.faults.web import SERVICES, WEB, speaking
+from reference_server.protocols import http
+from reference_server.protocols.http import HttpSession
+from reference_server.server import Parts
+from reference_server.session import Actions, Close, Policy, Refusal, Security, StartTls
+
+#: Where an upgrade does not end in an answer, whatever is done through one cannot be done.
+EVERYTHING_EXPLICIT: Final = "EXP TLS LIM IDL IMP PRT ACL CLS HTT ADM LIF"
+#: How a session is told that its service has no TLS.
+OFF: Final = "off."
+
+
+# -- the upgrade in place ----------------------------------------------------------------------------------------------
+
+
+@fault(
+    "upgrades-although-off",
+    "TLS is off, and a request that asks for it is answered with 101 all the same",
+    breaks="EXP-02",
+    services=SERVICES,
+)
+def upgrades_although_off(parts: Parts) -> Parts:
+    class Generous(HttpSession):
+        def _carry_out(self, coming: Any) -> Actions:
+            said = super()._carry_out(coming)
+            if self._policy.hostname == self._policy.hostname.removeprefix(OFF):
+                return said
+            if any(isinstance(action, StartTls) for action in said):
+                hit()
+            return [Close() if isinstance(action, StartTls) else action for action in said]
+
+    def believed(policy: Policy) -> Policy:
+        return policy if policy.offers_tls else replace(policy, offers_tls=True, hostname=OFF + policy.hostname)
+
+    return with_policy(speaking(parts, Generous), believed, WEB)
+
+
+@fault(
+    "forgets-what-was-asked",
+    "after the handshake the request that asked for it is not answered",
+    breaks="EXP-19",
+    consequences=EVERYTHING_EXPLICIT,
+    services=SERVICES,
+)
+def forgets_what_was_asked(parts: Parts) -> Parts:
+    class Forgetful(HttpSession):
+        def secured(self, security: Security) -> Actions:
+            hit()
+            self._upgrading = None
+            return super().secured(security)
+
+    return speaking(parts, Forgetful)
+
+
+@fault(
+    "answers-something-else-inside",
+    "after the handshake OPTIONS * is answered, whatever was asked",
+    breaks="EXP-19",
+    services=SERVICES,
+)
+def answers_something_else_inside(parts: Parts) -> Parts:
+    class Absent(HttpSession):
+        def secured(self, security: Security) -> Actions:
+            if self._upgrading is not None and not self._upgrading.startswith(b"OPTIONS"):
+                hit()
+                self._upgrading = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            return super().secured(security)
+
+    return speaking(parts, Absent)
+
+
+@fault(
+    "switches-without-saying-so",
+    "101 comes without the connection option that belongs to Upgrade",
+    breaks="EXP-19",
+    services=SERVICES,
+)
+def switches_without_saying_so(parts: Parts) -> Parts:
+    class Curt(Meddler):
+        def says(self, octets: bytes) -> bytes:
+            if not octets.startswith(b"HTTP/1.1 101"):
+                return octets
+            hit()
+            return octets.replace(b"Connection: Upgrade\r\n", b"")
+
+    return meddled(parts, Curt, WEB)
+
+
+@fault(
+    "answers-what-came-in-clear",
+    "requests that came in clear behind the one that asked for TLS are answered inside",
+    breaks="EXP-20",
+    consequences="TLS-18 EXP-04",
+    services=SERVICES,
+)
+def answers_what_came_in_clear(parts: Parts) -> Parts:
+    class Keeper(HttpSession):
+        def _carry_out(self, coming: Any) -> Actions:
+            behind = self._http.trailing_data[0]
+            said = super()._carry_out(coming)
+            if self._upgrading is not None and behind:
+                hit()
+                self._upgrading += behind
+            return said
+
+    return speaking(parts, Keeper)
+
+
+# -- passwords and cookies ---------------------------------------------------------------------------------------------
+
+
+@fault(
+    "shows-the-form-in-clear",
+    "a web interface lets people sign in in clear although logins need TLS",
+    breaks="EXP-13",
+    consequences="HTT-10",
+    services=SERVICES,
+)
+def shows_the_form_in_clear(parts: Parts) -> Parts:
+    hit()
+    return with_policy(parts, lambda policy: replace(policy, login_needs_tls=False), WEB)
+
+
+@fault(
+    "hides-the-form-and-takes-it",
+    "where logins need TLS, the form is not shown in clear, but taken from whoever has got it",
+    breaks="EXP-13",
+    services=SERVICES,
+)
+def hides_the_form_and_takes_it(parts: Parts) -> Parts:
+    class Naive(HttpSession):
+        def _request(self, coming: Any) -> http.Request:
+            request = super()._request(coming)
+            if request.method != "POST" or request.may_log_in:
+                return request
+            hit()
+            return replace(request, may_log_in=True)
+
+    return speaking(parts, Naive)
+
+
+class _Baker(Meddler):
+    """Bakes other cookies than the session does."""
+
+    left_out = b""
+
+    def says(self, octets: bytes) -> bytes:
+        if b"Set-Cookie: " not in octets or self.left_out not in octets:
+            return octets
+        hit()
+        return octets.replace(self.left_out, b"")
+
+
+@fault(
+    "cookies-without-secure",
+    "a cookie that was set under TLS may travel in clear",
+    breaks="HTT-10",
+    services=SERVICES,
+)
+def cookies_without_secure(parts: Parts) -> Parts:
+    class Baker(_Baker):
+        left_out = b"; Secure"
+
+    return meddled(parts, Baker, WEB)
+
+
+@fault(
+    "cookies-for-scripts",
+    "scripts can read the cookie of a login",
+    breaks="HTT-10",
+    services=SERVICES,
+)
+def cookies_for_scripts(parts: Parts) -> Parts:
+    class Baker(_Baker):
+        left_out = b"; HttpOnly"
+
+    return meddled(parts, Baker, WEB)
+
+
+@fault(
+    "cookies-for-other-sites",
+    "the cookie of a login comes with requests that other sites have made",
+    breaks="HTT-10",
+    services=SERVICES,
+)
+def cookies_for_other_sites(parts: Parts) -> Parts:
+    class Baker(_Baker):
+        left_out = b"; SameSite=Strict"
+
+    return meddled(parts, Baker, WEB)
+
+
+@fault(
+    "cookies-in-clear",
+    "where logins need TLS, the cookie that will be a login is set in clear already",
+    breaks="HTT-10",
+    services=SERVICES,
+)
+def cookies_in_clear(parts: Parts) -> Parts:
+    class Early(Meddler):
+        def says(self, octets: bytes) -> bytes:
+            if self.security is not None or not self.policy.login_needs_tls:
+                return octets
+            hit()
+            cookie = b"Set-Cookie: listenspec_%s=early; Path=/; HttpOnly; SameSite=Strict\r\nDate: "
+            return octets.replace(b"Date: ", cookie % self.service.value.encode(), 1)
+
+    return meddled(parts, Early, WEB)
+
+
+@fault(
+    "refuses-with-429",
+    "a surplus client of a web interface hears that it has asked too often",
+    breaks="LIM-26",
+    services=SERVICES,
+)
+def refuses_with_429(parts: Parts) -> Parts:
+    def refusal(why: Refusal) -> bytes:
+        if why is Refusal.SERVICE_LIMIT:
+            hit()
+            return http.refusal(Refusal.BLOCKED)
+        return http.refusal(why)
+
+    return with_speakers(parts, lambda _, speaker: replace(speaker, refusal=refusal), WEB)
