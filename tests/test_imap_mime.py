@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reference_server.protocols import imap_mime
@@ -307,6 +307,7 @@ PIECES: Final = st.lists(
 ).map(b"\r\n".join)  # fmt: skip
 
 
+@example(b"Content-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n\r\n--a\r\n--b")
 @settings(max_examples=200)
 @given(PIECES | st.binary())
 def test_parts_lie_within_one_another_and_one_behind_the_other(message: bytes) -> None:

@@ -142,7 +142,8 @@ class _Splitter:
         while len(self._open) > place + 1:
             part = self._open.pop()
             self._forget_boundary(len(self._open))
-            part.end = max(end, part.body)
+            # A header without an empty line has the line end before the delimiter; whatever it lies in has it, too.
+            part.end = end = max(end, part.body)
             part.lines = self._text.count(b"\n", part.body, part.end)
 
     def _remember_boundary(self, part: Part) -> None:
