@@ -103,7 +103,7 @@ class Client:
     """One connection, driven a request at a time."""
 
     def __init__(self, port: int, *, tls: bool = False, source: str = CLIENT, to: str = "127.0.0.1") -> None:
-        self.socket = socket.create_connection((to, port), timeout=8, source_address=(source, 0))
+        self.socket = socket.create_connection((to, port), timeout=15, source_address=(source, 0))
         if tls:
             self.secure()
 
@@ -325,15 +325,24 @@ def test_the_limit_is_one_for_all_ports_and_channels(scenario: Scenario, start: 
             assert all(client.is_served() for client in clients)
             for port in (first, second, implicit):
                 with Client(port) as surplus:
-                    assert not surplus.is_served()
+                    assert is_surplus(surplus)
             clients[1].socket.close()
             clients[1] = served(stack, first)
             assert all(client.is_served() for client in clients)
 
 
+def is_surplus(client: Client) -> bool:
+    """Turned away, or, where slapd was not through with the one before (``_one_after_another``), not even heard."""
+    client.socket.settimeout(2)
+    try:
+        return not client.is_served()
+    except TimeoutError:
+        return True
+
+
 def served(stack: ExitStack, port: int, *, tls: bool = False) -> Client:
     """A client that has a place; until slapd has looked at those that left, they still have theirs."""
-    until = time.monotonic() + 8
+    until = time.monotonic() + 15
     while time.monotonic() < until:
         try:
             client = stack.enter_context(Client(port, tls=tls))
@@ -341,7 +350,7 @@ def served(stack: ExitStack, port: int, *, tls: bool = False) -> Client:
             continue
         if client.is_served():
             return client
-    raise AssertionError(f"no place on port {port} within 8 s")
+    raise AssertionError(f"no place on port {port} within 15 s")
 
 
 @pytest.mark.skipif(not confine.mounts_allowed(), reason="no mounts of one's own are allowed here")
@@ -390,7 +399,7 @@ def test_the_idle_time_out_holds_in_every_stage_and_any_octet_begins_it_anew(sce
         assert time.monotonic() - began >= 3
         for client in (silent, handshaking, bound):
             assert client.socket.recv(1) == b""  # they were ended long ago
-        slow.socket.settimeout(8)
+        slow.socket.settimeout(15)
         assert slow.hear() is None
 
 
@@ -511,5 +520,5 @@ def test_ldapsearch_finds_an_account(scenario: Scenario, start: Start) -> None:
     url = f"ldap://127.0.0.1:{scenario['services']['ldap']['ports'][0]}"
     words = ["ldapsearch", "-LLL", "-x", "-ZZ", "-H", url, "-b", "o=mail", "(uid=alice)", "mail"]
     environment = {**os.environ, "LDAPTLS_REQCERT": "never"}
-    found = subprocess.run(words, capture_output=True, text=True, check=True, env=environment, timeout=8)
+    found = subprocess.run(words, capture_output=True, text=True, check=True, env=environment, timeout=15)
     assert found.stdout.split() == ["dn:", ALICE, "mail:", "alice@example.test"]
