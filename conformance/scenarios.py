@@ -313,6 +313,17 @@ SCENARIOS: Mapping[str, Scenario] = _scenarios(
         frozenset({"max_connections", "reload"}),
     ),
     Scenario(
+        "living",
+        "two ports a channel, for what changes while the server runs, and for its end",
+        _with(plain_ports=2, implicit_ports=2),
+    ),
+    Scenario(
+        "shortened",
+        "a time-out that is made shorter at run time",
+        _with(plain_ports=2, implicit_ports=2),
+        frozenset({"idle_timeout", "reload"}),
+    ),
+    Scenario(
         "brief",
         "the shortest time-out that can be watched, for requests that are never finished",
         _brief,

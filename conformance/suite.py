@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from conformance import drivers, requirements
 from conformance.check import (
     CHANNEL_NEEDS,
+    EVERY_CHANNEL,
     Channel,
     Check,
     Inconclusive,
@@ -154,13 +155,21 @@ class Suite:
                     yield case
 
     def keys(self, cases: Iterable[Case]) -> list[Key]:
-        """The observations that these results read."""
+        """The observations that these results read; a result for no channel reads those of all."""
         return [
-            (name, case.service, case.channel)
+            (name, case.service, channel)
             for case in cases
             for name in case.check.watches
             if self._exists(name, case)
+            for channel in (self._channels(case) if case.channel is Channel.NONE else (case.channel,))
         ]
+
+    def _channels(self, case: Case) -> Iterator[Channel]:
+        """The channels that the service has."""
+        offers = self.target.declared(case.service).offers
+        for channel in EVERY_CHANNEL:
+            if channel not in CHANNEL_NEEDS or CHANNEL_NEEDS[channel] in offers:
+                yield channel
 
     def _exists(self, name: str, case: Case) -> bool:
         declared = self.target.declared(case.service)

@@ -7,13 +7,14 @@ what a client does at a door is :mod:`conformance.visit`.
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,7 @@ class Site:
     authority: Authority
     #: By service, the shortest time in which a client was greeted (seconds from its connect), as soon as one was.
     greeted_within: dict[Service, float] = field(default_factory=dict)
+    _changing: threading.Lock = field(default_factory=threading.Lock)
 
     def renew_certificate(self, name: str) -> None:
         """Put a fresh certificate and key in the place of one of the scenario's own; the server is not told."""
@@ -104,9 +106,27 @@ class Site:
             self.settings = settings
         return answer.error
 
+    def change(self, edit: Callable[[dict[str, Any]], None]) -> str | None:
+        """Have the server take on what ``edit`` makes of a copy of its settings; why it did not, or None.
+
+        One after the other, where several want that at the same time.
+        """
+        with self._changing:
+            settings = copy.deepcopy(self.settings)
+            edit(settings)
+            return self.reload(settings)
+
     def restart(self) -> None:
         """Stop the server and start it at once with the same settings, ports and data.  Raises DriverError."""
+        self.stop()
+        self.start()
+
+    def stop(self) -> None:
+        """Stop the server, and leave everything else as it is.  Raises DriverError."""
         self.process.stop()
+
+    def start(self) -> None:
+        """Start it again after :meth:`stop`.  Raises DriverError."""
         again = DriverProcess.start(self.command, self.settings, self.folder)
         if isinstance(again, Unsupported):
             raise DriverRefused(f"{again.setting}: {again.reason}")
@@ -114,8 +134,12 @@ class Site:
 
     def start_twin(self) -> str | None:
         """Try to start a second server on the same ports: why it would not, or None when it said it was ready."""
+        return self.start_another(self.settings)
+
+    def start_another(self, settings: dict[str, Any]) -> str | None:
+        """Try to start a second server: why it would not, or None when it said it was ready; then it is stopped."""
         folder = self.folder / "twin"
-        settings = {**self.settings, "data": str(folder / "data")}
+        settings = {**settings, "data": str(folder / "data")}
         (folder / "data").mkdir(parents=True, exist_ok=True)
         try:
             twin = DriverProcess.start(self.command, settings, folder, check_listening=False)

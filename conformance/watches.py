@@ -11,14 +11,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from conformance.check import Channel, Inconclusive, Mismatch
+from conformance.check import Channel, Inconclusive, Mismatch, NotOffered
 from conformance.contract import Stage as Clock
 from conformance.dialects import NotServed
 from conformance.dialects.dialect import Malformed
-from conformance.scenarios import LONGER
+from conformance.scenarios import LONGER, SHORT
 from conformance.target import DriverRefused
 from conformance.visit import Refusal, Visit
-from conformance.watch import Watch, Watcher
+from conformance.watch import LEAST_SLACK, SLACK_SHARE, Watch, Watcher
 from conformance.watches_mail import cut_append, cut_text, deleted, guests
 from conformance.watches_traffic import SMALL, key_updates, other_days, slow_reader
 from conformance.wire import Ended, Silent, Wire
@@ -190,6 +190,27 @@ def _restart(watcher: Watcher) -> None:
     plain.visit().goodbye()
 
 
+def _shortened(watcher: Watcher) -> None:
+    """The time-out is made shorter while the server runs; then a client falls silent at the last of the ports."""
+    endpoint, seen = watcher.endpoint, watcher.seen
+    if watcher.timer is not None and not watcher.timer.follows_idle_timeout:
+        raise NotOffered(f"{endpoint.service} declares a time-out of its own there")
+    shorter = max(SHORT, endpoint.declared.idle_timeout_min)
+
+    def edit(settings: dict[str, Any]) -> None:
+        settings["services"][endpoint.service.value]["idle_timeout"] = shorter
+
+    if (error := endpoint.site.change(edit)) is not None:
+        raise Mismatch(f"a time-out of {shorter:g} s to be taken on", error)
+    seen.expected = shorter / endpoint.site.ready.clock_rate
+    seen.slack = max(LEAST_SLACK, SLACK_SHARE * seen.expected) + endpoint.declared.idle_timeout_late
+    outcome = endpoint.attempt(endpoint.doors[-1])
+    if isinstance(outcome, Refusal):
+        raise Inconclusive(f"no session to watch: {outcome}")
+    endpoint.dialect.probe(outcome.wire)
+    watcher.fall_silent(outcome.wire)
+
+
 def _long_look(watcher: Watcher) -> None:
     """Far below a long time-out nothing happens."""
     visit = watcher.enter()
@@ -314,6 +335,7 @@ WATCHES: Mapping[str, Watch] = {
     "active_signed_in": Watch("active after signing in", "idle", _active_signed_in, AFTER, signs_in=True),
     "late_probe": Watch("a command shortly before the time is up", "idle", _late_probe, BEFORE),
     "longer": Watch("idle after a command, with a longer time-out", "idle_longer", _in_stage, None, "after_command"),
+    "shortened": Watch("idle after the time-out was made shorter", "shortened", _shortened, BEFORE),
     "long": Watch("idle for a while, with a long time-out", "general", _long_look, BEFORE),
     "restart": Watch("stopped and started again", "restarted", _restart, BEFORE, alone=True),
     "trickle": Watch("a request that comes octet by octet and never ends", "brief", _trickle, Clock.TRICKLE),
