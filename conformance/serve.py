@@ -100,7 +100,6 @@ def _run(config: Path, fault: str | None) -> int:
 
 def _demonstrate(demonstration: Demonstration, fault: str | None) -> int:
     from reference_server.__main__ import run
-    from reference_server.configuration import Configuration
     from reference_server.server import Parts, Server, StartError
 
     def started(_: Server) -> None:
@@ -108,11 +107,13 @@ def _demonstrate(demonstration: Demonstration, fault: str | None) -> int:
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         print(demonstration.describe(), flush=True)
 
-    parts, configuration = Parts(), Configuration(demonstration.file)
+    parts = Parts()
+    configuration = parts.configuration(demonstration.file)
     if fault is not None:
         from reference_server.faults import FAULTS
 
-        parts, configuration = FAULTS[fault].build(parts), Configuration(demonstration.file, FAULTS[fault].change)
+        parts = FAULTS[fault].build(parts)
+        configuration = parts.configuration(demonstration.file, FAULTS[fault].change)
         print(f"On purpose: {FAULTS[fault].description}.\n")
     try:
         run(configuration.load(), parts=parts, configuration=configuration, started=started)

@@ -54,7 +54,7 @@ def main(
     options = parser.parse_args(arguments)
     level = logging.DEBUG if options.verbose else logging.WARNING if options.events else logging.INFO
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    configuration = Configuration(options.config, change)
+    configuration = (parts or Parts()).configuration(options.config, change)
     try:
         run(
             configuration.load(),

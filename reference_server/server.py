@@ -147,6 +147,7 @@ class Parts:
     context: Callable[[Path, Path, int], ssl.SSLContext] = server_context
     doors: Callable[[ServiceSettings], list[Door]] = doors_of
     store: Callable[[Path, Sequence[AccountSettings]], MailStore] = MailStore
+    configuration: type[Configuration] = Configuration
 
 
 class Server:

@@ -25,7 +25,7 @@ Describe = Callable[[dict[str, Any]], dict[str, Any]]
 _MODULES = (
     "listening", "limits", "refusals", "clocks", "decoys", "decoys_manners",
     "upgrades", "tls_layer", "tls_endings", "restrictions", "implicit_tls", "endings", "decoys_endings",
-    "web", "web_logins", "decoys_web",
+    "web", "web_logins", "decoys_web", "lifecycle",
 )  # fmt: skip
 
 
