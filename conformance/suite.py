@@ -155,17 +155,19 @@ class Suite:
                     yield case
 
     def keys(self, cases: Iterable[Case]) -> list[Key]:
-        """The observations that these results read; a result for no channel reads those of all."""
+        """The observations that these results read; one for no channel reads those of all, if a channel is theirs."""
         return [
             (name, case.service, channel)
             for case in cases
             for name in case.check.watches
             if self._exists(name, case)
-            for channel in (self._channels(case) if case.channel is Channel.NONE else (case.channel,))
+            for channel in self._channels(case, name)
         ]
 
-    def _channels(self, case: Case) -> Iterator[Channel]:
-        """The channels that the service has."""
+    def _channels(self, case: Case, watch: str) -> Iterator[Channel]:
+        if case.channel is not Channel.NONE or WATCHES[watch].alone:
+            yield case.channel
+            return
         offers = self.target.declared(case.service).offers
         for channel in EVERY_CHANNEL:
             if channel not in CHANNEL_NEEDS or CHANNEL_NEEDS[channel] in offers:

@@ -22,7 +22,7 @@ from reference_server.settings import ServerSettings, Service, ServiceSettings
 from reference_server.tls import CertificateError, server_context
 
 #: Where the port does not speak TLS, nothing that needs it can be had there.
-EVERYTHING = "PRT LIM IDL TLS EXP ACL CLS IMP"
+EVERYTHING = "PRT LIM IDL TLS EXP ACL CLS IMP LIF"
 
 
 @fault(
