@@ -48,7 +48,7 @@ def extra_port(parts: Parts) -> Parts:
     "second-port-forgets-tls",
     "explicit TLS is offered on the first port of a list only",
     breaks="PRT-03",
-    consequences="PRT-01 EXP LIM TLS IMP-10 IMP-13 CLS LIF",
+    consequences="PRT-01 EXP LIM TLS IMP-10 IMP-13 CLS LIF HTT",
 )
 def second_port_forgets_tls(parts: Parts) -> Parts:
     class ForgetfulEngine(Engine):
