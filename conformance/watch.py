@@ -56,6 +56,7 @@ class Seen:
     ``after`` is how many seconds after the client's last sign of life the server ended the connection, None when it
     had not done so ``watched`` seconds after it; ``expected`` what the configuration says; ``said`` the last words.
     ``starved`` is for how many of these seconds the machine kept the server from running: they do not count against it.
+    ``unsure`` is for how long the server may have known the client before that sign of life was over (seconds).
     ``failure`` says what the server did wrong where that is not a matter of time; ``trouble`` why nothing can be said,
     and ``may_come_right`` whether another look may help.  ``guests`` are those who were there when it stopped.
     ``mail`` says how many messages had to be in the accounts of the watch after the end, and how many were;
@@ -73,6 +74,7 @@ class Seen:
     said: bytes = b""
     lateness: float = 0.0
     starved: float = 0.0
+    unsure: float = 0.0
     failure: tuple[str, str] | None = None
     trouble: str | None = None
     may_come_right: bool = True
@@ -106,7 +108,7 @@ class Seen:
     def require_not_early(self) -> None:
         """Raise :class:`Mismatch` when the connection was ended before its time."""
         self.require()
-        if self.after is not None and self.after < self.earliest:
+        if self.after is not None and self.after + self.unsure < self.earliest:
             raise Mismatch(
                 f"{self.title}: open for at least {self.earliest:.2f} s (time-out {self.expected:g} s)",
                 f"ended after {self.after:.2f} s ({self.ending})",
@@ -208,6 +210,8 @@ class Watcher:
         anchor = wire.last_sent_at if since is None else since
         if self.timer is not None and self.timer.reset_by == "nothing":
             anchor = wire.connected_at
+        if anchor == wire.connected_at:
+            self.seen.unsure = wire.connected_at - wire.asked_at
         said = bytearray()
         while True:
             left = self.time_left(anchor)

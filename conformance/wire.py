@@ -67,10 +67,14 @@ class Silent(Exception):
 class Wire:
     """One TCP connection of the suite's, in clear or under TLS."""
 
-    def __init__(self, sock: socket.socket, transcript: Transcript, number: int) -> None:
+    def __init__(
+        self, sock: socket.socket, transcript: Transcript, number: int, asked_at: float | None = None
+    ) -> None:
         self.transcript = transcript
         self.number = number
         self.connected_at = time.monotonic()
+        #: Monotonic time just before the kernel was asked to connect: no server accepted it earlier.
+        self.asked_at = self.connected_at if asked_at is None else asked_at
         #: Monotonic time just before the last octet of ours was handed to the kernel.
         self.last_sent_at = self.connected_at
         self.last_received_at = self.connected_at
@@ -119,6 +123,7 @@ class Wire:
                 sock.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24), 1)
                 sock.bind((source, 0))
             sock.settimeout(timeout)
+            asked_at = time.monotonic()
             sock.connect((address, port))
         except TimeoutError:
             sock.close()
@@ -136,7 +141,7 @@ class Wire:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
         transcript.note(number, f"connected to {where}")
-        return cls(sock, transcript, number)
+        return cls(sock, transcript, number, asked_at)
 
     # -- what the client does ------------------------------------------------------------------------------------
 

@@ -53,3 +53,12 @@ def test_what_was_settled_is_not_undecided() -> None:
     failed = seen(3.5, lateness=0.5)
     failed.failure = ("this", "that")
     assert not failed.undecided
+
+
+def test_a_client_that_learns_late_of_its_connection_does_not_find_the_server_early() -> None:
+    late = seen(1.85)
+    late.unsure = 0.1
+    late.require_in_time()
+    late.unsure = 0.01
+    with pytest.raises(Mismatch, match="ended after 1.85 s"):
+        late.require_in_time()
