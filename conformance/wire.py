@@ -67,9 +67,7 @@ class Silent(Exception):
 class Wire:
     """One TCP connection of the suite's, in clear or under TLS."""
 
-    def __init__(
-        self, sock: socket.socket, transcript: Transcript, number: int, asked_at: float | None = None
-    ) -> None:
+    def __init__(self, sock: socket.socket, transcript: Transcript, number: int, asked_at: float | None = None) -> None:
         self.transcript = transcript
         self.number = number
         self.connected_at = time.monotonic()

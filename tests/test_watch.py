@@ -60,5 +60,5 @@ def test_a_client_that_learns_late_of_its_connection_does_not_find_the_server_ea
     late.unsure = 0.1
     late.require_in_time()
     late.unsure = 0.01
-    with pytest.raises(Mismatch, match="ended after 1.85 s"):
+    with pytest.raises(Mismatch, match=r"ended after 1\.85 s"):
         late.require_in_time()
