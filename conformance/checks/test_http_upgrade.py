@@ -104,10 +104,10 @@ def require_not_answered(plain: Endpoint, door: Door, behind: bytes, expected: l
             raise Inconclusive(f"inside TLS the connection is not closed: {error}") from None
         except Malformed as nonsense:
             raise Mismatch("answers inside TLS", str(nonsense)) from None
-        answered = [response.status for response in responses]
-        if responses and answered != expected[: len(answered)]:
+        inside = [response.status for response in responses]
+        if responses and inside != expected[: len(inside)]:
             raise Mismatch(
                 f"inside TLS, the answer to the request that asked for it and to the next one {expected}, and none to "
                 f"{behind!r} that came in clear",
-                f"{answered}",
+                f"{inside}",
             )

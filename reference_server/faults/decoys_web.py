@@ -26,6 +26,8 @@ from reference_server.session import Actions, Send
 )
 def answers_in_chunks(parts: Parts) -> Parts:
     class Chunking(HttpSession):
+        chunked = False
+
         def _head(self, response: Response) -> bytes:
             head = super()._head(response)
             self.chunked = response.status not in (204, 304) and not self._asked_for_head and bool(response.body)
@@ -39,11 +41,18 @@ def answers_in_chunks(parts: Parts) -> Parts:
             return b"%x;listenspec=odd\r\n%s\r\n" % (len(sent), sent) if sent and self.chunked else sent
 
         def _tell(self, said: bytes, pieces: Any) -> Actions:
-            actions = list(super()._tell(said, pieces))
-            if self.chunked and self._http.our_state is not h11.SEND_BODY and isinstance(actions[0], Send):
-                self.chunked = False
-                actions[0] = Send(actions[0].data + b"0\r\n\r\n")
-            return actions
+            following = super()._tell(said, pieces)
+            return following if self._http.our_state is h11.SEND_BODY else self._with_its_end(following)
+
+        def _refuse(self, status: int, reason: str) -> Actions:
+            return self._with_its_end(super()._refuse(status, reason))
+
+        def _with_its_end(self, actions: Actions) -> Actions:
+            said = actions[0]
+            if not self.chunked or not isinstance(said, Send):
+                return actions
+            self.chunked = False
+            return [Send(said.data + b"0\r\n\r\n"), *actions[1:]]
 
     return speaking(parts, Chunking)
 

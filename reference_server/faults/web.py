@@ -427,7 +427,7 @@ def carries_out_what_was_cut(parts: Parts) -> Parts:
     services=SERVICES,
 )
 def needs_no_last_chunk(parts: Parts) -> Parts:
-    begun = re.compile(rb"POST [^\r]+\r\n.*?Transfer-Encoding: chunked\r\n.*?\r\n\r\n[0-9a-f]+\r\n.+\r\n", re.DOTALL)
+    begun = re.compile(rb"POST .*?\r\nTransfer-Encoding: chunked\r\n(?:[^\r]+\r\n)*\r\n[0-9a-f]+\r\n.+\r\n", re.DOTALL)
 
     def completed(data: bytes) -> bytes:
         return data + b"0\r\n\r\n" if begun.fullmatch(data) and not data.endswith(b"0\r\n\r\n") else data
