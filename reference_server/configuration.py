@@ -58,21 +58,12 @@ class Configuration:
         Raises SettingsError for what the server could not run with, OSError, and ``ValueError`` for what cannot be
         written.  Nothing is changed yet.
         """
+        settings = self._change(parse(document, self.folder))
         text = self.file.read_text("utf-8-sig")
         if self._is_json(text):
             written = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-            found = json.loads(written)
         else:
-            import tomlkit  # read in where somebody changes something
-
-            kept = tomlkit.parse(text)
-            _take_on(kept, document)
-            written = tomlkit.dumps(kept)
-            found = tomllib.loads(written)
-        settings = self._change(parse(document, self.folder))
-        if found != document:
-            # Better no change than another one than was meant.
-            raise ValueError("the file is written in a way that a program cannot change")
+            written = _toml(text, document)
         return Draft(written.encode(), settings)
 
     def put(self, draft: Draft) -> None:
@@ -88,6 +79,34 @@ class Configuration:
     def _is_json(self, text: str) -> bool:
         suffix = self.file.suffix.lower()
         return suffix == ".json" or (suffix != ".toml" and text.lstrip().startswith("{"))
+
+
+def _toml(text: str, wanted: Mapping[str, Any]) -> str:
+    """A TOML file that says what is wanted, as far as can be in the words of ``text``.  Raises ``ValueError``."""
+    import tomlkit  # read in where somebody changes something
+    from tomlkit.exceptions import TOMLKitError
+
+    # Keys of one table that stand in several places are more than tomlkit can change one by one.
+    for take_on in (_take_on, _take_on_whole):
+        kept = tomlkit.parse(text)
+        try:
+            take_on(kept, wanted)
+            written = tomlkit.dumps(kept)
+            if tomllib.loads(written) == wanted:
+                return written
+        except (TOMLKitError, LookupError, tomllib.TOMLDecodeError):
+            continue
+    # Better no change than another one than was meant.
+    raise ValueError("it is written in a way that a program cannot change")
+
+
+def _take_on_whole(kept: Any, wanted: Mapping[str, Any]) -> None:
+    """The same, by writing anew whatever differs at the top."""
+    for key in [key for key in kept if key not in wanted or kept[key] != wanted[key]]:
+        del kept[key]
+    for key, value in wanted.items():
+        if key not in kept:
+            kept[key] = value
 
 
 def _take_on(kept: Any, wanted: Mapping[str, Any]) -> None:

@@ -182,14 +182,20 @@ ports = [{ports["admin"]}]
 
     def ask(self, method: str, path: str, body: Any = None, port: int | None = None, **headers: str) -> tuple[int, Any]:
         """One request of a program: the status, and the JSON that came."""
+        octets = None if body is None else json.dumps(body)
+        answer = self.exchange(f"{method} {path}", {"Authorization": f"Basic {CREDENTIALS}", **headers}, octets, port)
+        return answer.status, json.loads(answer.body) if answer.body else None
+
+    def exchange(
+        self, asked: str, headers: Mapping[str, str], body: str | None = None, port: int | None = None
+    ) -> Response:
+        """One request as it is, such as ``GET /api/services``; its content is JSON unless the headers say otherwise."""
         connection = http.client.HTTPConnection("127.0.0.1", port or self.ports["admin"], timeout=SOON)
-        fields = {"Authorization": f"Basic {CREDENTIALS}", "Content-Type": "application/json"}
         with contextlib.closing(connection):
-            octets = None if body is None else json.dumps(body)
-            connection.request(method, path, octets, {**fields, **headers})
+            method, path = asked.split(" ")
+            connection.request(method, path, body, {"Content-Type": "application/json", **headers})
             answer = connection.getresponse()
-            said = answer.read()
-            return answer.status, json.loads(said) if said else None
+            return Response(answer.status, tuple(answer.getheaders()), answer.read())
 
 
 def submitted(browser: Browser, service: str, **changes: Any) -> Answer:

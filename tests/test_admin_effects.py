@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.administered import Administered, Answer
+from tests.administered import Administered, Answer, OverTheWire, submitted
 
 Change = Callable[..., Answer]
 KEPT = ("# Written by a person.", "# the only one", "# IMAP is what the tests change.", "# customary is 143")
@@ -180,3 +180,117 @@ def test_what_cannot_be_changes_nothing_and_is_told_where_it_is(
     with unchanged.client("imap") as client:
         assert client.hears().startswith(b"* OK")
     assert unchanged.certificate_shown() in unchanged.chains["main"][0].read_bytes()
+
+
+# -- Remote Admin changes itself ---------------------------------------------------------------------------------------
+
+
+def test_it_says_where_it_went_and_is_there(server: Administered) -> None:
+    browser = server.browser()
+    port = server.ports["other"]
+    answer = submitted(browser, "admin", ports=[port])
+    assert answer.status == 200
+    assert "Remote Admin has moved" in answer.said
+    assert f'href="http://127.0.0.1:{port}/"' in browser.page
+    assert server.refuses("admin")
+    browser.application = OverTheWire(port)  # the link is followed
+    assert "Sign out" in browser.get("/").text  # and nobody has to sign in again
+    server.restart()
+    assert "Sign out" in server.browser(port).text
+
+
+def test_a_program_is_told_where_it_went(server: Administered) -> None:
+    _, table = server.ask("GET", "/api/services/admin")
+    port = server.ports["other"]
+    status, told = server.ask("PUT", "/api/services/admin", {**table, "ports": [port]})
+    assert (status, told["ports"]) == (200, [port])
+    assert server.refuses("admin")
+    assert server.ask("GET", "/api/services/admin", port=port) == (200, told)
+
+
+def test_another_address_is_named_where_it_is_another_one(server: Administered) -> None:
+    browser = server.browser()
+    assert "Remote Admin has moved" in submitted(browser, "admin", bind=["127.0.0.2"]).said
+    assert f'href="http://127.0.0.2:{server.ports["admin"]}/"' in browser.page
+
+
+def test_another_port_beside_the_first_is_no_move(server: Administered) -> None:
+    ports = [server.ports["admin"], server.ports["other"]]
+    assert "the new settings are in force" in server.by_form("admin", ports=ports).said
+
+
+def test_whoever_switches_it_off_is_told_how_to_have_it_back(server: Administered) -> None:
+    answer = server.by_form("admin", enabled=False)
+    assert "Remote Admin is switched off" in answer.said
+    assert str(server.file) in answer.said
+    assert server.refuses("admin")
+    with server.client("imap") as client:
+        assert client.hears().startswith(b"* OK")
+
+
+def test_one_connection_is_enough_for_whoever_allows_one(server: Administered, change: Change) -> None:
+    assert change("admin", max_connections=1).status in (200, 303)
+    assert server.by_form("admin", max_connections=20).status in (200, 303)
+
+
+@pytest.mark.parametrize("way", ["form", "program"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("deny", ["127.0.0.0/8"]),
+        ("allow", ["192.0.2.0/24"]),
+        ("idle_timeout", 0.01),
+        ("ports", [0]),
+    ],
+)
+def test_nobody_locks_themselves_out(unchanged: Administered, way: str, key: str, value: Any) -> None:
+    change = unchanged.by_form if way == "form" else unchanged.by_program
+    answer = change("admin", **{key: value})
+    assert answer.status == 422
+    assert "would" in answer.troubles[key]
+    assert unchanged.ask("GET", "/api/services")[0] == 200
+
+
+def test_browsers_are_left_a_way_in(server: Administered) -> None:
+    answer = server.by_form("admin", explicit_tls=True, certificate="main", require_tls_for_login=True)
+    assert answer.status == 422
+    assert "browsers" in answer.troubles["require_tls_for_login"]
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_cannot_be_written_changes_nothing(server: Administered, change: Change) -> None:
+    fresh = server.file.with_name(f"{server.file.name}.fresh")
+    fresh.mkdir()  # the place where the new file would be made
+    (fresh / "occupied").touch()
+    answer = change("imap", max_connections=1)
+    assert answer.status in (409, 422)
+    assert "cannot be changed" in answer.troubles[""]
+    assert server.ask("GET", "/api/services/imap")[1]["max_connections"] == 50
+    with server.client("imap") as first, server.client("imap") as second:
+        assert first.hears().startswith(b"* OK")
+        assert second.hears().startswith(b"* OK")
+
+
+def test_what_people_wrote_meanwhile_is_kept(server: Administered, change: Change) -> None:
+    server.file.write_text(server.file.read_text().replace("# customary is 143", "# customary is 143, still"))
+    server.file.chmod(0o640)
+    assert change("imap", max_connections=7).status in (200, 303)
+    assert "# customary is 143, still" in server.file.read_text()
+    assert server.file.stat().st_mode & 0o777 == 0o640
+
+
+def test_settings_that_are_sent_back_as_they_came_are_not_written(server: Administered) -> None:
+    before = server.file.read_bytes()
+    for service in ("smtp", "pop3", "imap", "admin"):  # among them null, for what is not set
+        assert server.by_program(service).status == 200
+    assert server.file.read_bytes() == before
+
+
+def test_what_is_left_out_is_inherited_again(server: Administered) -> None:
+    ports = [server.ports["imap"]]
+    assert server.ask("PUT", "/api/services/imap", {"ports": ports, "max_connections": 3})[0] == 200
+    status, told = server.ask("PUT", "/api/services/imap", {"ports": ports, "max_connections": None})
+    assert (status, told["max_connections"], told["implicit_tls_ports"]) == (200, 50, [])
+    assert "max_connections" not in server.file.read_text()
