@@ -109,12 +109,12 @@ class Site:
     def change(self, edit: Callable[[dict[str, Any]], None]) -> str | None:
         """Have the server take on what ``edit`` makes of a copy of its settings; why it did not, or None.
 
-        One after the other, where several want that at the same time.
+        One after the other, where several want that at the same time; nothing is done where nothing would change.
         """
         with self._changing:
             settings = copy.deepcopy(self.settings)
             edit(settings)
-            return self.reload(settings)
+            return None if settings == self.settings else self.reload(settings)
 
     def restart(self) -> None:
         """Stop the server and start it at once with the same settings, ports and data.  Raises DriverError."""

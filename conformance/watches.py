@@ -17,7 +17,7 @@ from conformance.dialects import NotServed
 from conformance.dialects.dialect import Malformed
 from conformance.scenarios import LONGER, SHORT
 from conformance.target import DriverRefused
-from conformance.visit import Refusal, Visit
+from conformance.visit import Endpoint, Refusal, Visit
 from conformance.watch import LEAST_SLACK, SLACK_SHARE, Watch, Watcher
 from conformance.watches_mail import cut_append, cut_text, deleted, guests
 from conformance.watches_traffic import SMALL, key_updates, other_days, slow_reader
@@ -190,19 +190,27 @@ def _restart(watcher: Watcher) -> None:
     plain.visit().goodbye()
 
 
+def shortest(endpoint: Endpoint) -> float:
+    """The shortest time-out that can be watched there (seconds)."""
+    return max(SHORT, endpoint.declared.idle_timeout_min)
+
+
 def _shortened(watcher: Watcher) -> None:
     """The time-out is made shorter while the server runs; then a client falls silent at the last of the ports."""
     endpoint, seen = watcher.endpoint, watcher.seen
     if watcher.timer is not None and not watcher.timer.follows_idle_timeout:
         raise NotOffered(f"{endpoint.service} declares a time-out of its own there")
-    shorter = max(SHORT, endpoint.declared.idle_timeout_min)
+    shorter = {each.service.value: shortest(each) for each in (endpoint, *endpoint.other_services())}
 
     def edit(settings: dict[str, Any]) -> None:
-        settings["services"][endpoint.service.value]["idle_timeout"] = shorter
+        for name, seconds in shorter.items():
+            settings["services"][name]["idle_timeout"] = seconds
 
+    # For all services at once, and whoever comes first: what others watch is not disturbed by one reload after another.
     if (error := endpoint.site.change(edit)) is not None:
-        raise Mismatch(f"a time-out of {shorter:g} s to be taken on", error)
-    seen.expected = shorter / endpoint.site.ready.clock_rate
+        raise Mismatch(f"time-outs of {shorter} (seconds) to be taken on", error)
+    seconds = shorter[endpoint.service.value]
+    seen.expected = seconds / endpoint.site.ready.clock_rate
     seen.slack = max(LEAST_SLACK, SLACK_SHARE * seen.expected) + endpoint.declared.idle_timeout_late
     outcome = endpoint.attempt(endpoint.doors[-1])
     if isinstance(outcome, Refusal):

@@ -72,6 +72,8 @@ class Dialect(Protocol):
     tls_command: bytes
     #: A whole request that nothing else here sends, so that its answer cannot be taken for that of another.
     stray: bytes
+    #: How the word in clear begins, if there is one, by which a request in clear is turned down where TLS is spoken.
+    turned_down: bytes
     #: Every way of signing in by which the password itself is sent, by the name that it has in capabilities.
     logins: Mapping[str, Login]
 

@@ -346,6 +346,7 @@ class HTTP:
     }
     tls_command = b"Upgrade: TLS/1.2"
     stray = request(b"GET", b"/stray-request-of-listenspec")
+    turned_down = b"HTTP/1.1 400 "
     logins: Mapping[str, Login] = {"a form": _form, "Basic authentication": _basic}
 
     greets = False
@@ -369,7 +370,7 @@ class HTTP:
         return response
 
     def capabilities(self, wire: Wire) -> frozenset[str]:
-        answer = exchange(wire, b"OPTIONS", b"*")
+        answer = exchange(wire, b"OPTIONS", b"/")
         offered = {f"UPGRADE {each.strip().upper()}" for each in answer.header("upgrade").split(",") if each.strip()}
         allowed = {f"ALLOW {each.strip().upper()}" for each in answer.header("allow").split(",") if each.strip()}
         return frozenset(offered | allowed | {f"STATUS {answer.status}"})
@@ -378,7 +379,7 @@ class HTTP:
         return any(each.startswith("UPGRADE TLS/") for each in self.capabilities(wire))
 
     def ask_tls(self, wire: Wire, spelling: bytes | None = None, behind: bytes = b"") -> bytes | None:
-        wire.send(request(b"OPTIONS", b"*", spelling or self.tls_command, b"Connection: Upgrade") + behind)
+        wire.send(request(b"OPTIONS", b"/", spelling or self.tls_command, b"Connection: Upgrade") + behind)
         answer = read_response(wire)
         if answer.status != 101:
             return answer.line

@@ -190,6 +190,7 @@ class IMAP:
     }
     tls_command = b"STARTTLS"
     stray = b"stray NOOP\r\n"
+    turned_down = b""
     logins: Mapping[str, Login] = {
         "LOGIN": _login,
         "AUTH=PLAIN": _authenticate(b"PLAIN", _plain),

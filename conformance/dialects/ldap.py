@@ -274,6 +274,7 @@ class LDAP:
     }
     tls_command = b"StartTLS"
     stray = message(STRAY, ROOT_DSE)
+    turned_down = b""
     logins: Mapping[str, Login] = {"simple bind": simple_bind}
 
     def greeting(self, wire: Wire, patience: float) -> bytes:

@@ -112,6 +112,7 @@ class POP3:
     }
     tls_command = b"STLS"
     stray = b"STRAY\r\n"
+    turned_down = b""
     logins: Mapping[str, Login] = {
         "USER": _user_pass,
         "SASL PLAIN": _auth(b"PLAIN"),

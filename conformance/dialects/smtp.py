@@ -102,6 +102,7 @@ class SMTP:
     }
     tls_command = b"STARTTLS"
     stray = b"STRAY\r\n"
+    turned_down = b""
     logins: Mapping[str, Login] = {
         "AUTH PLAIN": _auth(b"PLAIN", at_once=True),
         "AUTH PLAIN (in two steps)": _auth(b"PLAIN"),
