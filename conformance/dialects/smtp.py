@@ -172,4 +172,4 @@ class SMTP:
 
     def ask_much(self, wire: Wire, credentials: Credentials) -> bytes:
         del wire, credentials
-        return (b"EHLO " + CLIENT_NAME + b"\r\n") * 3000
+        return (b"EHLO " + CLIENT_NAME + b"\r\n") * 10_000
