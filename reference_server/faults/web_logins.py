@@ -1,17 +1,28 @@
-"""Faults of web interfaces: upgrades to TLS that are not what RFC 2817 has, passwords in clear, cookies that travel."""
+"""Faults of web interfaces: upgrades that are not what RFC 2817 has, whom a client is taken for, passwords, cookies."""
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import replace
+from ipaddress import ip_address
+from socket import MSG_PEEK, socket
 from typing import Any, Final
 
+import h11
+
+from reference_server.admission import Ranges
+from reference_server.connection import Connection, Phase
 from reference_server.faults.ledger import fault, hit
+from reference_server.faults.limits import with_connection
 from reference_server.faults.meddling import Meddler, meddled, with_policy, with_speakers
 from reference_server.faults.web import SERVICES, WEB, speaking
+from reference_server.listener import Engine
 from reference_server.protocols import http
 from reference_server.protocols.http import HttpSession
 from reference_server.server import Parts
-from reference_server.session import Actions, Close, Policy, Refusal, Security, StartTls
+from reference_server.session import Actions, Close, IPAddress, Peer, Policy, Refusal, Security, Send, StartTls
+from reference_server.tls import TlsFailure, TlsPipe
 
 #: Where an upgrade does not end in an answer, whatever is done through one cannot be done.
 EVERYTHING_EXPLICIT: Final = "EXP TLS LIM IDL IMP PRT ACL CLS HTT ADM LIF"
@@ -98,8 +109,8 @@ def switches_without_saying_so(parts: Parts) -> Parts:
 @fault(
     "answers-what-came-in-clear",
     "requests that came in clear behind the one that asked for TLS are answered inside",
-    breaks="EXP-20",
-    consequences="TLS-18 EXP-04",
+    breaks="EXP-20 EXP-04",
+    consequences="TLS-18",
     services=SERVICES,
 )
 def answers_what_came_in_clear(parts: Parts) -> Parts:
@@ -113,6 +124,95 @@ def answers_what_came_in_clear(parts: Parts) -> Parts:
             return said
 
     return speaking(parts, Keeper)
+
+
+@fault(
+    "begins-anew-when-a-handshake-fails",
+    "when the handshake behind an upgrade fails, requests are answered in clear as if there had been none",
+    breaks="EXP-11",
+    consequences="EXP-04 EXP-20 EXP-12 LIM-07 TLS IDL-06",
+    services=SERVICES,
+)
+def begins_anew_when_a_handshake_fails(parts: Parts) -> Parts:
+    class Forgiving(Connection):
+        def _handshake(self, tls: TlsPipe) -> bool:
+            try:
+                return super()._handshake(tls)
+            except TlsFailure:
+                if not self._upgrading or not isinstance(self.session, HttpSession):
+                    raise
+                hit()
+                self._tls, self._upgrading, self.phase = None, False, Phase.SESSION
+                self.session._upgrading = None
+                self.session._http = h11.Connection(h11.SERVER)
+                return False
+
+    return with_connection(parts, Forgiving)
+
+
+@fault(
+    "answers-requests-where-a-handshake-is-due",
+    "a request in clear is carried out where TLS begins at once",
+    breaks="TLS-18",
+    consequences="IMP-03",
+    services=SERVICES,
+)
+def answers_requests_where_a_handshake_is_due(parts: Parts) -> Parts:
+    class Gullible(Connection):
+        def _readable(self) -> None:
+            if self.phase is Phase.HANDSHAKE and not self._upgrading and isinstance(self.session, HttpSession):
+                with suppress(OSError):
+                    if self._sock.recv(4, MSG_PEEK) == b"GET ":
+                        hit()
+                        self._tls, self.phase = None, Phase.SESSION
+                        self._tell(self.session.connected, self.peer, None)
+            super()._readable()
+
+    return with_connection(parts, Gullible)
+
+
+# -- who a client is ---------------------------------------------------------------------------------------------------
+
+_CLAIM: Final = re.compile(rb"\r\n(?:X-Forwarded-For: |Forwarded: for=|X-Real-IP: )([0-9.]+)\r\n", re.IGNORECASE)
+
+
+@fault(
+    "believes-forwarded-for",
+    "a web client that says that it speaks for an allowed address is believed, whoever it is",
+    breaks="ACL-09",
+    consequences="ACL IMP-06 LIM-09 LIM-10 PRT-10 ADM-10",
+    services=SERVICES,
+)
+def believes_forwarded_for(parts: Parts) -> Parts:
+    denied: set[IPAddress] = set()
+
+    class Late(Engine):
+        def let_in(self, sock: socket, peer: Peer, *, implicit: bool) -> None:
+            lists = self.admission._allow, self.admission._deny
+            if self.name in SERVICES and (peer.address in lists[1] or (lists[0] and peer.address not in lists[0])):
+                denied.add(peer.address)
+                self.admission._allow = self.admission._deny = Ranges(())
+            super().let_in(sock, peer, implicit=implicit)
+            self.admission._allow, self.admission._deny = lists
+
+    class Credulous(Meddler):
+        judged = True
+
+        def connected(self, peer: Peer, security: Security | None) -> Actions:
+            self.judged = peer.address not in denied
+            return super().connected(peer, security)
+
+        def hears(self, data: bytes) -> bytes | Actions:
+            if self.judged:
+                return data
+            found = _CLAIM.search(data)
+            if found is None or ip_address(found[1].decode()) in denied:
+                return [Send(http.refusal(Refusal.DENIED)), Close()]
+            hit()
+            self.judged = True
+            return data
+
+    return replace(meddled(parts, Credulous, WEB), engine=Late)
 
 
 # -- passwords and cookies ---------------------------------------------------------------------------------------------
