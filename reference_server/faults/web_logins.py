@@ -248,6 +248,36 @@ def hides_the_form_and_takes_it(parts: Parts) -> Parts:
     return speaking(parts, Naive)
 
 
+@fault(
+    "resuming-brings-cookies-back",
+    "whoever resumes a TLS session and brings no cookie is given the one that was last seen",
+    breaks="TLS-13",
+    services=SERVICES,
+)
+def resuming_brings_cookies_back(parts: Parts) -> Parts:
+    last = dict.fromkeys(WEB, b"")
+
+    class Mindful(Meddler):
+        resumed = False
+
+        def hears(self, data: bytes) -> bytes | Actions:
+            if found := re.search(rb"^Cookie: [^\r]+\r\n", data, re.MULTILINE):
+                last[self.service] = found[0]
+            elif self.resumed and last[self.service] and data.startswith(b"GET "):
+                hit()
+                return data.replace(b"\r\n", b"\r\n" + last[self.service], 1)
+            return data
+
+    class Trusting(Connection):
+        def _handshake(self, tls: TlsPipe) -> bool:
+            done = super()._handshake(tls)
+            if done and tls._tls.session_reused and isinstance(self.session, Mindful):
+                self.session.resumed = True
+            return done
+
+    return with_connection(meddled(parts, Mindful, WEB), Trusting)
+
+
 class _Baker(Meddler):
     """Bakes other cookies than the session does."""
 
