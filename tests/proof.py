@@ -4,8 +4,8 @@ Owns: what counts as caught, as precise and as unproved, and the matrix in ``doc
 :mod:`tests.prove` runs the suites.
 
 Caught: each requirement that the fault breaks was seen to fail (or, where it is no MUST, to be declined), and the
-defect made a difference meanwhile.  Precise: no other MUST failed but the declared consequences.  A decoy fails
-nothing, and what it tempts was judged.
+defect made a difference meanwhile; what is in WebMail, too, was seen there as well.  Precise: no other MUST failed but
+the declared consequences.  A decoy fails nothing, and what it tempts was judged.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from reference_server.faults.ledger import Fault
 EXEMPT: Mapping[str, str] = {
     "PRT-08": "where localhost has one address only, there is no name that must be bound at two",
 }
+
+#: Clients speak first there, and sessions are what cookies make them: that a check fails in mail proves nothing here.
+HTTP = "webmail"
 
 Result = Mapping[str, Any]
 _JUDGED = ("pass", "fail", "latitude")
@@ -62,6 +65,7 @@ class Proof:
         """What is wrong with the proof."""
         told = [f"trouble: {trouble}" for trouble in self.troubles]
         told += [f"{id_} was not caught{self._instead(id_)}" for id_ in self._missed()]
+        told += [f"{id_} was not caught in {HTTP}" for id_ in self._overlooked()]
         if not self.hits:
             told.append("the defect was never met")
         if self.fault.is_decoy:
@@ -106,6 +110,20 @@ class Proof:
             id_
             for id_ in self.fault.breaks
             if not self.failed(id_) and (id_ not in EXEMPT or self.judged(id_) or not self._not_assessable(id_))
+        ]
+
+    def _overlooked(self) -> list[str]:
+        """Those that were seen elsewhere only, although all that was to be said of them in HTTP has been said."""
+        if HTTP not in self.fault.services:
+            return []
+        seen = {id_: [result for result in self._of(id_) if result["service"] == HTTP] for id_ in self.fault.breaks}
+        return [
+            id_
+            for id_, results in seen.items()
+            if any(result["verdict"] in _JUDGED for result in results)
+            and all(result["verdict"] != "inconclusive" for result in results)
+            and self.failed(id_)
+            and not any(result in results for result in self.failed(id_))
         ]
 
     def _not_assessable(self, requirement: str) -> bool:

@@ -85,6 +85,24 @@ def test_a_failure_of_a_service_that_is_right_does_not_count() -> None:
     assert told == ["LIM-02 was not caught: there is no such result"]
 
 
+IN_BOTH = ("imap", "webmail")
+
+
+def test_a_defect_of_webmail_must_be_seen_there() -> None:
+    told = complaints(a_fault(services=IN_BOTH), CAUGHT, result("LIM-02/webmail/plain", "pass"))
+    assert told == ["LIM-02 was not caught in webmail"]
+
+
+@pytest.mark.parametrize("verdict", ["inconclusive", "not_offered"])
+def test_unless_nobody_can_say_whether_it_is_there(verdict: str) -> None:
+    assert complaints(a_fault(services=IN_BOTH), CAUGHT, result("LIM-02/webmail/plain", verdict)) == []
+
+
+def test_it_need_not_be_seen_in_all_channels_there() -> None:
+    seen, unseen = result("LIM-02/webmail/implicit", "fail"), result("LIM-02/webmail/plain", "pass")
+    assert complaints(a_fault(services=IN_BOTH), CAUGHT, seen, unseen) == []
+
+
 def test_a_defect_that_was_never_met_proves_nothing() -> None:
     assert complaints(a_fault(), CAUGHT, hits=0) == ["the defect was never met"]
 

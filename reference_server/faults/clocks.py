@@ -9,7 +9,7 @@ from typing import Any
 
 from reference_server.admission import Admission, Limits, Ticket
 from reference_server.connection import Connection, Phase
-from reference_server.faults.ledger import changed, fault, hit
+from reference_server.faults.ledger import MAIL_AND_WEB, changed, fault, hit
 from reference_server.faults.limits import with_connection
 from reference_server.idle import IdleClock
 from reference_server.listener import Engine
@@ -52,6 +52,7 @@ def _except(parts: Parts, spared: Any) -> Parts:
     "the idle time-out is read and never used",
     breaks="IDL-01 IDL-24 IDL-11",
     consequences=NEVER,
+    services=MAIL_AND_WEB,
     change=lambda settings: changed(settings, idle_timeout=None),
 )
 def never_idle(parts: Parts) -> Parts:
@@ -63,6 +64,7 @@ def never_idle(parts: Parts) -> Parts:
     "idle clients are ended after half of the configured time",
     breaks="IDL-02",
     consequences=NEVER,
+    services=MAIL_AND_WEB,
     change=lambda settings: changed(
         settings, idle_timeout=lambda table: table.idle_timeout / 2 if table.idle_timeout else None
     ),
@@ -76,6 +78,7 @@ def half_the_time(parts: Parts) -> Parts:
     "time-outs below ten seconds are taken for ten",
     breaks="IDL-24",
     consequences=NEVER,
+    services=MAIL_AND_WEB,
     change=lambda settings: changed(
         settings, idle_timeout=lambda table: max(10.0, table.idle_timeout) if table.idle_timeout else None
     ),
@@ -89,6 +92,7 @@ def rounds_up(parts: Parts) -> Parts:
     "the time counts from the connect, and a client that is busy is ended all the same",
     breaks="IDL-03",
     consequences=NEVER,
+    services=MAIL_AND_WEB,
 )
 def session_limit(parts: Parts) -> Parts:
     class AbsoluteClock(IdleClock[Connection]):
@@ -108,6 +112,7 @@ def session_limit(parts: Parts) -> Parts:
     "a client that never sends a byte is never ended",
     breaks="IDL-04",
     consequences=NEVER,
+    services=MAIL_AND_WEB,
 )
 def clock_starts_with_the_first_byte(parts: Parts) -> Parts:
     class LateClock(IdleClock[Connection]):
@@ -135,6 +140,7 @@ def clock_starts_with_the_first_byte(parts: Parts) -> Parts:
     "during the handshake on the implicit port no time passes",
     breaks="IDL-05",
     consequences=NEVER,
+    services=MAIL_AND_WEB,
 )
 def no_clock_in_implicit_handshake(parts: Parts) -> Parts:
     return _except(parts, lambda client: client.phase is Phase.HANDSHAKE and not client._upgrading)
@@ -145,6 +151,7 @@ def no_clock_in_implicit_handshake(parts: Parts) -> Parts:
     "once the server has agreed to TLS, it waits for the handshake for ever",
     breaks="IDL-06",
     consequences=NEVER,
+    services=MAIL_AND_WEB,
 )
 def no_clock_after_starttls(parts: Parts) -> Parts:
     return _except(parts, lambda client: client.phase is Phase.HANDSHAKE and client._upgrading)
@@ -155,6 +162,7 @@ def no_clock_after_starttls(parts: Parts) -> Parts:
     "with an unfinished line in its buffer no time passes",
     breaks="IDL-07",
     consequences=NEVER,
+    services=MAIL_AND_WEB,
 )
 def no_clock_with_half_a_line(parts: Parts) -> Parts:
     return _except(parts, lambda client: client.phase is Phase.SESSION and client.session.unfinished)
@@ -301,6 +309,7 @@ def clock_needs_traffic(parts: Parts) -> Parts:
     "whenever any client is heard, the look for idle ones is put off",
     breaks="IDL-22",
     consequences=NEVER,
+    services=MAIL_AND_WEB,
 )
 def busy_neighbours_put_it_off(parts: Parts) -> Parts:
     class DistractedEngine(Engine):
@@ -319,6 +328,7 @@ def busy_neighbours_put_it_off(parts: Parts) -> Parts:
     "sessions under TLS have the built-in time-out of five minutes",
     breaks="IDL-23 IMP-07",
     consequences=NEVER,
+    services=MAIL_AND_WEB,
 )
 def tls_has_its_own_time_out(parts: Parts) -> Parts:
     return _except(parts, lambda client: client._tls is not None and client._tls.established)
@@ -329,6 +339,7 @@ def tls_has_its_own_time_out(parts: Parts) -> Parts:
     "an idle client's place is free only when the client has closed its side, too",
     breaks="IDL-25 IDL-09 LIM-08",
     consequences=NEVER,
+    services=MAIL_AND_WEB,
 )
 def waits_for_the_client(parts: Parts) -> Parts:
     class PoliteConnection(Connection):
@@ -352,6 +363,7 @@ def waits_for_the_client(parts: Parts) -> Parts:
     "a request that comes octet by octet may take for ever",
     breaks="IDL-10",
     consequences="IDL",
+    services=MAIL_AND_WEB,
 )
 def trickle_for_ever(parts: Parts) -> Parts:
     class PatientClock(IdleClock[Connection]):
@@ -366,6 +378,7 @@ def trickle_for_ever(parts: Parts) -> Parts:
     "records-without-data-count",
     "a client that sends TLS records without any data in them is never idle",
     breaks="IDL-12",
+    services=MAIL_AND_WEB,
 )
 def records_without_data_count(parts: Parts) -> Parts:
     class Impressed(Connection):
@@ -382,6 +395,7 @@ def records_without_data_count(parts: Parts) -> Parts:
     "slow-readers-are-idle",
     "a client that takes a long answer little by little is ended in the middle of it",
     breaks="IDL-26",
+    services=MAIL_AND_WEB,
 )
 def slow_readers_are_idle(parts: Parts) -> Parts:
     class Impatient(Connection):
@@ -400,6 +414,7 @@ def slow_readers_are_idle(parts: Parts) -> Parts:
     "counts-by-the-wall-clock",
     "silence is counted by the wall clock: setting it forward ends sessions, setting it back keeps them",
     breaks="IDL-27",
+    services=MAIL_AND_WEB,
 )
 def counts_by_the_wall_clock(parts: Parts) -> Parts:
     class Dated(parts.engine):  # type: ignore[name-defined,misc]

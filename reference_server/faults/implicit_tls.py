@@ -11,7 +11,7 @@ from socket import MSG_PEEK, socket
 from typing import Any
 
 from reference_server.connection import Connection, Phase
-from reference_server.faults.ledger import fault, hit
+from reference_server.faults.ledger import MAIL_AND_WEB, fault, hit
 from reference_server.faults.limits import COUNTING, with_connection
 from reference_server.faults.meddling import Meddler, meddled
 from reference_server.faults.upgrades import announced
@@ -30,6 +30,7 @@ EVERYTHING = "PRT LIM IDL TLS EXP ACL CLS IMP LIF"
     "the port that should begin with TLS greets in clear",
     breaks="IMP-01 IMP-02 IMP-03",
     consequences=EVERYTHING,
+    services=MAIL_AND_WEB,
 )
 def no_tls_on_the_implicit_port(parts: Parts) -> Parts:
     class Open(Engine):
@@ -109,6 +110,7 @@ def _with_doors(parts: Parts, change: Any) -> Parts:
     "the implicit TLS port is bound to every address, whatever list is configured",
     breaks="IMP-04 PRT-05",
     consequences="PRT",
+    services=MAIL_AND_WEB,
 )
 def implicit_port_is_everywhere(parts: Parts) -> Parts:
     def everywhere(_: ServiceSettings, doors: Iterable[Door]) -> list[Door]:
@@ -123,6 +125,7 @@ def implicit_port_is_everywhere(parts: Parts) -> Parts:
     "of several ports of implicit TLS only the first is opened",
     breaks="IMP-14 PRT-01",
     consequences=EVERYTHING,
+    services=MAIL_AND_WEB,
 )
 def first_implicit_port_only(parts: Parts) -> Parts:
     def first(table: ServiceSettings, doors: Iterable[Door]) -> list[Door]:
@@ -145,6 +148,7 @@ def _remember_the_first(settings: ServerSettings) -> ServerSettings:
     "the implicit port presents the first certificate there is, explicit TLS the one that is selected",
     breaks="IMP-08",
     consequences="TLS",
+    services=MAIL_AND_WEB,
     change=_remember_the_first,
 )
 def another_certificate_on_the_implicit_port(parts: Parts) -> Parts:
@@ -197,6 +201,7 @@ def _keeping_open(parts: Parts, *, implicit: bool) -> Parts:
     "an implicit TLS port that is switched off at run time stays open",
     breaks="IMP-10 IMP-13",
     consequences="LIF",
+    services=MAIL_AND_WEB,
 )
 def implicit_port_stays_open(parts: Parts) -> Parts:
     return _keeping_open(parts, implicit=True)
@@ -217,6 +222,7 @@ def plain_port_stays_open(parts: Parts) -> Parts:
     "where the key cannot be read, the port of implicit TLS serves in clear",
     breaks="IMP-11",
     consequences="EXP-12 TLS-15",
+    services=MAIL_AND_WEB,
 )
 def clear_without_a_key(parts: Parts) -> Parts:
     def context(chain: Path, key: Path, bits: int) -> Any:
@@ -238,6 +244,7 @@ def clear_without_a_key(parts: Parts) -> Parts:
     "nobody is let in while a client has not begun the handshake that it was accepted for",
     breaks="IMP-12",
     consequences=COUNTING + " IDL TLS IMP EXP PRT LIM",
+    services=MAIL_AND_WEB,
 )
 def shakes_hands_while_accepting(parts: Parts) -> Parts:
     class Patient(Engine):

@@ -54,6 +54,9 @@ class Fault:
 
 _ledger: dict[str, Fault] = {}
 _MAIL: Final = ("smtp", "pop3", "imap")
+#: For a defect of what all services share that shall be found where HTTP is spoken, too: for clients who speak first,
+#: and who are greeted by nobody, many a check looks elsewhere.
+MAIL_AND_WEB: Final = (*_MAIL, "webmail")
 
 
 def fault(

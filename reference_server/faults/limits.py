@@ -12,7 +12,7 @@ from typing import Any
 from reference_server.address_range import IPAddress
 from reference_server.admission import Admission, Limits, Ticket
 from reference_server.connection import Connection, Phase
-from reference_server.faults.ledger import changed, fault, hit
+from reference_server.faults.ledger import MAIL_AND_WEB, changed, fault, hit
 from reference_server.listener import Engine
 from reference_server.server import Parts
 from reference_server.session import Peer, Refusal
@@ -57,6 +57,7 @@ def no_limit(parts: Parts) -> Parts:
     "one connection more than configured is served",
     breaks="LIM-02 LIM-19",
     consequences=COUNTING,
+    services=MAIL_AND_WEB,
     change=lambda settings: changed(settings, max_connections=lambda table: table.max_connections + 1),
 )
 def one_too_many(parts: Parts) -> Parts:
@@ -68,6 +69,7 @@ def one_too_many(parts: Parts) -> Parts:
     "one connection less than configured is served",
     breaks="LIM-01",
     consequences=COUNTING + " LIM-22",
+    services=MAIL_AND_WEB,
     change=lambda settings: changed(settings, max_connections=lambda table: max(0, table.max_connections - 1)),
 )
 def one_too_few(parts: Parts) -> Parts:
@@ -78,6 +80,7 @@ def one_too_few(parts: Parts) -> Parts:
     "zero-means-fifty",
     "zero stands for the built-in limit of fifty connections, not for none",
     breaks="LIM-22",
+    services=MAIL_AND_WEB,
     change=lambda settings: changed(settings, max_connections=lambda table: table.max_connections or 50),
 )
 def zero_means_fifty(parts: Parts) -> Parts:
@@ -89,6 +92,7 @@ def zero_means_fifty(parts: Parts) -> Parts:
     "connections over IPv6 are let in, but not counted",
     breaks="LIM-12",
     consequences=COUNTING,
+    services=MAIL_AND_WEB,
 )
 def ipv6_not_counted(parts: Parts) -> Parts:
     class Forgetful(Admission):
@@ -124,6 +128,7 @@ def idle_closes_give_back_twice(parts: Parts) -> Parts:
     "connections to the implicit TLS port are not counted",
     breaks="LIM-11 IMP-05",
     consequences=COUNTING,
+    services=MAIL_AND_WEB,
 )
 def implicit_not_counted(parts: Parts) -> Parts:
     class ForgetfulEngine(Engine):
@@ -170,6 +175,7 @@ def limit_per_port(parts: Parts) -> Parts:
     "all services count in one counter",
     breaks="LIM-14",
     consequences=COUNTING + " PRT IDL",
+    services=MAIL_AND_WEB,
 )
 def one_limit_for_all_services(parts: Parts) -> Parts:
     class SharedAdmission(Admission):
@@ -194,6 +200,7 @@ def one_limit_for_all_services(parts: Parts) -> Parts:
     "connections of one address are counted by address and port, so that the limit is never reached",
     breaks="LIM-15 LIM-17",
     consequences="LIM-16",
+    services=MAIL_AND_WEB,
     change=lambda settings: changed(
         settings, max_connections_per_ip=lambda table: 1000 if table.max_connections_per_ip else 0
     ),
@@ -207,6 +214,7 @@ def per_address_never_reached(parts: Parts) -> Parts:
     "the limit of one address is applied to all of them together",
     breaks="LIM-16",
     consequences="LIM-15 LIM-17 IDL",
+    services=MAIL_AND_WEB,
 )
 def per_address_for_everybody(parts: Parts) -> Parts:
     class LumpingAdmission(Admission):
@@ -272,6 +280,7 @@ def overshoots_in_a_burst(parts: Parts) -> Parts:
     "a client that is refused takes a place and never gives it back",
     breaks="LIM-09",
     consequences=COUNTING,
+    services=MAIL_AND_WEB,
 )
 def refused_clients_keep_a_place(parts: Parts) -> Parts:
     class LeakyAdmission(Admission):
@@ -290,6 +299,7 @@ def refused_clients_keep_a_place(parts: Parts) -> Parts:
     "a client that is denied by its address takes a place and never gives it back",
     breaks="LIM-10",
     consequences="ACL",
+    services=MAIL_AND_WEB,
 )
 def denied_clients_keep_a_place(parts: Parts) -> Parts:
     class LeakyAdmission(Admission):
@@ -333,6 +343,7 @@ def _leaking(parts: Parts, lost: Any) -> Parts:
     "a client that takes leave in good order keeps its place",
     breaks="LIM-03",
     consequences=COUNTING + " PRT IDL",
+    services=MAIL_AND_WEB,
 )
 def leaks_on_goodbye(parts: Parts) -> Parts:
     return _leaking(parts, lambda connection: connection.phase is Phase.LINGERING and not connection._eof)
@@ -343,6 +354,7 @@ def leaks_on_goodbye(parts: Parts) -> Parts:
     "a client that closes without goodbye keeps its place",
     breaks="LIM-04",
     consequences=COUNTING + " PRT IDL",
+    services=MAIL_AND_WEB,
 )
 def leaks_on_fin(parts: Parts) -> Parts:
     return _leaking(parts, lambda connection: connection._eof and connection.was is not Phase.HANDSHAKE)
@@ -353,6 +365,7 @@ def leaks_on_fin(parts: Parts) -> Parts:
     "a client whose connection is reset keeps its place",
     breaks="LIM-05",
     consequences=COUNTING + " PRT IDL",
+    services=MAIL_AND_WEB,
 )
 def leaks_on_reset(parts: Parts) -> Parts:
     return _leaking(parts, lambda connection: connection.phase is Phase.ENDED and not connection._eof)
@@ -363,6 +376,7 @@ def leaks_on_reset(parts: Parts) -> Parts:
     "a client whose handshake fails on the implicit port keeps its place",
     breaks="LIM-06",
     consequences=COUNTING + " IDL PRT",
+    services=MAIL_AND_WEB,
 )
 def leaks_on_failed_implicit_handshake(parts: Parts) -> Parts:
     return _leaking(parts, lambda connection: connection.was is Phase.HANDSHAKE and not connection._upgrading)
@@ -402,6 +416,7 @@ def leaks_on_idle_close(parts: Parts) -> Parts:
     "a client that upgrades to TLS in place is no longer counted",
     breaks="LIM-13",
     consequences=COUNTING,
+    services=MAIL_AND_WEB,
 )
 def upgrade_frees_a_place(parts: Parts) -> Parts:
     class ForgetfulConnection(Connection):
@@ -421,6 +436,7 @@ def upgrade_frees_a_place(parts: Parts) -> Parts:
     "every fourth client that leaves gives its place back twice, so that the real limit grows",
     breaks="LIM-20",
     consequences=COUNTING,
+    services=MAIL_AND_WEB,
 )
 def gives_back_twice(parts: Parts) -> Parts:
     numbers = itertools.count(1)
@@ -442,6 +458,7 @@ def gives_back_twice(parts: Parts) -> Parts:
     "a surplus client is neither refused nor served: it waits for ever",
     breaks="LIM-23",
     consequences=COUNTING,
+    services=MAIL_AND_WEB,
 )
 def forgets_who_waits(parts: Parts) -> Parts:
     class ForgetfulEngine(Engine):
@@ -464,6 +481,7 @@ def forgets_who_waits(parts: Parts) -> Parts:
     "once it was full, a listener accepts nobody for five seconds",
     breaks="LIM-28",
     consequences=COUNTING,
+    services=MAIL_AND_WEB,
 )
 def stays_full(parts: Parts) -> Parts:
     class SulkingEngine(Engine):

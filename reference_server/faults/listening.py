@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from socket import socket
 
-from reference_server.faults.ledger import changed, fault, hit
+from reference_server.faults.ledger import MAIL_AND_WEB, changed, fault, hit
 from reference_server.listener import Door, Engine, Listener
 from reference_server.server import Parts, doors_of
 from reference_server.session import Peer, Policy
@@ -34,6 +34,7 @@ def first_port_only(parts: Parts) -> Parts:
     "a port is open that nobody configured: the one behind the first",
     breaks="PRT-02",
     consequences="IMP-10 IMP-13",
+    services=MAIL_AND_WEB,
 )
 def extra_port(parts: Parts) -> Parts:
     def doors(table: ServiceSettings) -> list[Door]:
@@ -49,6 +50,7 @@ def extra_port(parts: Parts) -> Parts:
     "explicit TLS is offered on the first port of a list only",
     breaks="PRT-03",
     consequences="PRT-01 EXP LIM TLS IMP-10 IMP-13 CLS LIF HTT",
+    services=MAIL_AND_WEB,
 )
 def second_port_forgets_tls(parts: Parts) -> Parts:
     class ForgetfulEngine(Engine):
@@ -84,6 +86,7 @@ def wildcard_always(parts: Parts) -> Parts:
     "it asks for the port on every address and gives up when one is somebody else's",
     breaks="PRT-07",
     consequences="PRT IMP-04 LIM-12 ACL",
+    services=MAIL_AND_WEB,
     change=lambda settings: changed(settings, bind=("0.0.0.0",)),
 )
 def needs_every_address(parts: Parts) -> Parts:
@@ -95,6 +98,7 @@ def needs_every_address(parts: Parts) -> Parts:
     "only the first address of a list is bound",
     breaks="PRT-06",
     consequences="PRT LIM-12 IMP-04",
+    services=MAIL_AND_WEB,
     change=lambda settings: changed(settings, bind=lambda table: table.bind[:1]),
 )
 def first_address_only(parts: Parts) -> Parts:
@@ -106,6 +110,7 @@ def first_address_only(parts: Parts) -> Parts:
     "without a list it listens on 127.0.0.1 only",
     breaks="PRT-04",
     consequences="LIM-17 LIM-18 PRT-10 ACL IMP-04",
+    services=MAIL_AND_WEB,
     change=lambda settings: changed(
         settings, bind=lambda table: ("127.0.0.1",) if table.bind == ("*",) else table.bind
     ),
@@ -124,6 +129,7 @@ def _defaults_always(settings: ServerSettings) -> ServerSettings:
     "defaults-win",
     "a service's own list of addresses is ignored where the server has one",
     breaks="PRT-09",
+    services=MAIL_AND_WEB,
     change=_defaults_always,
 )
 def defaults_win(parts: Parts) -> Parts:
@@ -134,6 +140,7 @@ def defaults_win(parts: Parts) -> Parts:
     "first-address-of-a-name",
     "of the addresses of a host name only the first is bound",
     breaks="PRT-08",
+    services=MAIL_AND_WEB,
 )
 def first_address_of_a_name(parts: Parts) -> Parts:
     def doors(table: ServiceSettings) -> list[Door]:
@@ -151,6 +158,7 @@ def first_address_of_a_name(parts: Parts) -> Parts:
     "a port that another program holds is left out without a word, and the service's other ports with it",
     breaks="PRT-11",
     consequences="PRT-12",
+    services=MAIL_AND_WEB,
 )
 def port_taken_silently(parts: Parts) -> Parts:
     class SilentEngine(Engine):
@@ -179,6 +187,7 @@ def port_taken_silently(parts: Parts) -> Parts:
     "a second server can take the same port, and each gets some of the clients",
     breaks="PRT-12",
     consequences="PRT-06 PRT-07 PRT-11",
+    services=MAIL_AND_WEB,
 )
 def lets_others_share(parts: Parts) -> Parts:
     import socket as sockets

@@ -9,7 +9,7 @@ from typing import Any
 
 from reference_server.address_range import IPAddress
 from reference_server.admission import Admission, Limits, Ticket
-from reference_server.faults.ledger import fault, hit
+from reference_server.faults.ledger import MAIL_AND_WEB, fault, hit
 from reference_server.faults.limits import COUNTING, with_admission
 from reference_server.listener import Engine
 from reference_server.server import Parts, Speaker
@@ -22,6 +22,7 @@ from reference_server.settings import Service
     "it takes its time over every client that it refuses, and nobody else is served meanwhile",
     breaks="LIM-21",
     consequences=COUNTING + " IDL",
+    services=MAIL_AND_WEB,
 )
 def flood_blocks_everybody(parts: Parts) -> Parts:
     class SlowEngine(Engine):
@@ -63,6 +64,7 @@ def refuses_in_silence(parts: Parts) -> Parts:
     "a limit that is changed at run time is not taken on",
     breaks="LIM-27",
     consequences="LIF",
+    services=MAIL_AND_WEB,
 )
 def limit_is_fixed_at_start(parts: Parts) -> Parts:
     class StubbornAdmission(Admission):
@@ -91,6 +93,7 @@ def _counts_by_prefix(description: dict[str, Any]) -> dict[str, Any]:
     "counts-ipv6-by-prefix",
     "all IPv6 clients of one /64 count as one",
     breaks="LIM-18",
+    services=MAIL_AND_WEB,
     describe=_counts_by_prefix,
 )
 def counts_ipv6_by_prefix(parts: Parts) -> Parts:
@@ -102,6 +105,7 @@ def counts_ipv6_by_prefix(parts: Parts) -> Parts:
     "of more than ten clients that come at the same moment the others are refused, although there is room",
     breaks="PRT-13",
     consequences="LIM IDL EXP TLS ACL IMP CLS",
+    services=MAIL_AND_WEB,
 )
 def refuses_bursts(parts: Parts) -> Parts:
     class NervousAdmission(Admission):

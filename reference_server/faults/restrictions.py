@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from reference_server.address_range import AddressRange, IPAddress
 from reference_server.admission import Admission, Limits, Ranges, Ticket
-from reference_server.faults.ledger import changed, fault, hit
+from reference_server.faults.ledger import MAIL_AND_WEB, changed, fault, hit
 from reference_server.faults.limits import with_admission
 from reference_server.faults.meddling import Meddler, meddled
 from reference_server.listener import Engine
@@ -44,6 +44,7 @@ def _without_lists(admission: Admission) -> Iterator[None]:
     "the lists of allowed and denied addresses are read and never looked at",
     breaks="ACL-02 ACL-04 ACL-12",
     consequences=DENYING,
+    services=MAIL_AND_WEB,
     change=lambda settings: changed(settings, allow=(), deny=()),
 )
 def ignores_the_lists(parts: Parts) -> Parts:
@@ -81,6 +82,7 @@ class _Elsewhere(Engine):
     "whoever is denied is served on the port of implicit TLS",
     breaks="ACL-04 IMP-06",
     consequences=DENYING,
+    services=MAIL_AND_WEB,
 )
 def no_list_on_the_implicit_port(parts: Parts) -> Parts:
     class HalfBlind(_Elsewhere):
@@ -118,6 +120,7 @@ class _Mapped(Ranges):
     "no IPv4 rule matches the IPv4 clients of a dual-stack listener",
     breaks="ACL-07 PRT-10",
     consequences=DENYING + " ACL-06",
+    services=MAIL_AND_WEB,
 )
 def mapped_clients_match_nothing(parts: Parts) -> Parts:
     class Literal(Engine):
@@ -156,6 +159,7 @@ _NO = {
     "a denied client is greeted and answered like any other, until it wants to sign in",
     breaks="ACL-02 ACL-10",
     consequences=DENYING + " ACL LIM-09",
+    services=MAIL_AND_WEB,
 )
 def looks_at_the_list_at_login(parts: Parts) -> Parts:
     login = re.compile(rb"(?:\S+ )?(?:AUTH|USER|LOGIN|AUTHENTICATE)\b", re.IGNORECASE)
@@ -236,6 +240,7 @@ def _narrower(ranges: Sequence[AddressRange]) -> list[AddressRange]:
     "the first address of a range is not in it",
     breaks="ACL-03",
     consequences="ACL-01 ACL-05 ACL-07 PRT-10",
+    services=MAIL_AND_WEB,
     change=lambda settings: _lists(settings, "allow", _narrower),
 )
 def leaves_out_the_first(parts: Parts) -> Parts:
@@ -267,6 +272,7 @@ def rounds_ranges_up(parts: Parts) -> Parts:
     "an address that is allowed and denied is let in",
     breaks="ACL-05 ACL-02",
     consequences=DENYING,
+    services=MAIL_AND_WEB,
 )
 def allow_beats_deny(parts: Parts) -> Parts:
     class Generous(Admission):
@@ -286,6 +292,7 @@ def allow_beats_deny(parts: Parts) -> Parts:
     "where a list says who is denied, nobody is let in who is not on the other list",
     breaks="ACL-06",
     consequences=DENYING + " LIM-01 LIM-02 LIM-09 LIM-20 LIM-21",
+    services=MAIL_AND_WEB,
 )
 def a_list_of_denied_denies_all(parts: Parts) -> Parts:
     class Severe(Admission):
@@ -303,6 +310,7 @@ def a_list_of_denied_denies_all(parts: Parts) -> Parts:
     "rules for IPv6 addresses are left out without a word",
     breaks="ACL-08",
     consequences="ACL-07",
+    services=MAIL_AND_WEB,
     change=lambda settings: _lists(settings, "deny", lambda ranges: [r for r in ranges if r.first.version == 4]),
 )
 def skips_ipv6_rules(parts: Parts) -> Parts:
@@ -314,6 +322,7 @@ def skips_ipv6_rules(parts: Parts) -> Parts:
     "of a list of allowed ranges only the first counts",
     breaks="ACL-01",
     consequences="ACL IMP-06",
+    services=MAIL_AND_WEB,
     change=lambda settings: _lists(settings, "allow", lambda ranges: ranges[:1]),
 )
 def first_rule_only(parts: Parts) -> Parts:
@@ -341,6 +350,7 @@ def lists_are_fixed_at_start(parts: Parts) -> Parts:
     "takes-nonsense-for-everybody",
     "a range that cannot be read is taken for all addresses there are",
     breaks="ACL-13",
+    services=MAIL_AND_WEB,
 )
 def takes_nonsense_for_everybody(parts: Parts) -> Parts:
     strict = AddressRange.parse
@@ -362,6 +372,7 @@ def takes_nonsense_for_everybody(parts: Parts) -> Parts:
     "on the implicit TLS port a denied client is told so in clear",
     breaks="ACL-14",
     consequences="IMP-02",
+    services=MAIL_AND_WEB,
 )
 def denies_in_clear_on_the_implicit_port(parts: Parts) -> Parts:
     class Loud(Engine):
@@ -379,6 +390,7 @@ def denies_in_clear_on_the_implicit_port(parts: Parts) -> Parts:
     "every third denied client takes a place that is never given back",
     breaks="ACL-11",
     consequences="LIM ACL IDL-09 IMP-05",
+    services=MAIL_AND_WEB,
 )
 def denied_clients_cost_a_place_for_ever(parts: Parts) -> Parts:
     class Leaky(Admission):

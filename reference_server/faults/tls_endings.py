@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reference_server.connection import Connection
-from reference_server.faults.ledger import fault, hit
+from reference_server.faults.ledger import MAIL_AND_WEB, fault, hit
 from reference_server.faults.limits import COUNTING, with_connection
 from reference_server.faults.tls_layer import with_pipe
 from reference_server.server import Parts
@@ -17,6 +17,7 @@ from reference_server.tls import TlsPipe
     "a TLS connection is closed without close_notify",
     breaks="TLS-11 TLS-12",
     consequences="CLS-09",
+    services=MAIL_AND_WEB,
 )
 def ends_tls_without_notice(parts: Parts) -> Parts:
     class Abrupt(TlsPipe):

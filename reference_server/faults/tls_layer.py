@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reference_server.connection import Connection
-from reference_server.faults.ledger import changed, fault, hit
+from reference_server.faults.ledger import MAIL_AND_WEB, changed, fault, hit
 from reference_server.faults.limits import with_connection
 from reference_server.server import Parts
 from reference_server.session import Actions, Send
@@ -44,6 +44,7 @@ def with_pipe(parts: Parts, kind: type[TlsPipe]) -> Parts:
     "TLS 1.0 and 1.1 are still negotiated",
     breaks="TLS-01",
     consequences="TLS-07 TLS-08 EXP-11 IMP-02",
+    services=MAIL_AND_WEB,
 )
 def speaks_old_versions(parts: Parts) -> Parts:
     def change(context: ssl.SSLContext) -> None:
@@ -58,6 +59,7 @@ def speaks_old_versions(parts: Parts) -> Parts:
     "TLS 1.2 is not spoken any more, and nobody was told",
     breaks="TLS-02",
     consequences="TLS EXP IMP LIM IDL",
+    services=MAIL_AND_WEB,
 )
 def speaks_the_newest_version_only(parts: Parts) -> Parts:
     def change(context: ssl.SSLContext) -> None:
@@ -75,6 +77,7 @@ def _without_least_bits(settings: ServerSettings) -> ServerSettings:
     "a client that offers both sizes, but prefers 128 bits, gets 128 bits",
     breaks="TLS-03",
     consequences="TLS-04 TLS-08 TLS-17",
+    services=MAIL_AND_WEB,
     change=_without_least_bits,
 )
 def lets_the_client_choose(parts: Parts) -> Parts:
@@ -88,6 +91,7 @@ def lets_the_client_choose(parts: Parts) -> Parts:
     "serves-128-bits",
     "a client that offers no more than 128 bits is served",
     breaks="TLS-04",
+    services=MAIL_AND_WEB,
     change=_without_least_bits,
 )
 def serves_128_bits(parts: Parts) -> Parts:
@@ -99,6 +103,7 @@ def serves_128_bits(parts: Parts) -> Parts:
     "the first certificate is presented, whichever is selected",
     breaks="TLS-05 TLS-06",
     consequences="IMP-08 TLS-08 TLS-15 EXP-12",
+    services=MAIL_AND_WEB,
     change=lambda settings: changed(
         settings, certificate=lambda table: table.certificate and next(iter(settings.certificates))
     ),
@@ -131,6 +136,7 @@ def wants_its_own_name(parts: Parts) -> Parts:
     "suites without authentication or without encryption are agreed to",
     breaks="TLS-07",
     consequences="TLS-01 TLS-04 TLS-08 TLS-10",
+    services=MAIL_AND_WEB,
 )
 def takes_weak_suites(parts: Parts) -> Parts:
     # Not behind our own list: what that excludes cannot be had back.
@@ -142,6 +148,7 @@ def takes_weak_suites(parts: Parts) -> Parts:
     "does-without-forward-secrecy",
     "the key exchange may be the certificate's own key, without forward secrecy",
     breaks="TLS-08",
+    services=MAIL_AND_WEB,
 )
 def does_without_forward_secrecy(parts: Parts) -> Parts:
     return with_context(parts, lambda context: context.set_ciphers(f"{CIPHERS_256}:kRSA+AES256"))
@@ -155,6 +162,7 @@ _ALLOW_CLIENT_RENEGOTIATION = 1 << 8
     "renegotiates-for-ever",
     "a client of TLS 1.2 may renegotiate as often as it likes",
     breaks="TLS-09",
+    services=MAIL_AND_WEB,
 )
 def renegotiates_for_ever(parts: Parts) -> Parts:
     def change(context: ssl.SSLContext) -> None:
@@ -192,6 +200,7 @@ def wants_the_hello_whole(parts: Parts) -> Parts:
     "compresses",
     "a client that offers compression gets it",
     breaks="TLS-10",
+    services=MAIL_AND_WEB,
 )
 def compresses(parts: Parts) -> Parts:
     class Compressing(TlsPipe):
@@ -231,6 +240,7 @@ def _compressions(records: bytes) -> bytes:
     "answers-unknown-protocols-wrongly",
     "a client that names application protocols is sent away with internal_error",
     breaks="TLS-14",
+    services=MAIL_AND_WEB,
 )
 def answers_unknown_protocols_wrongly(parts: Parts) -> Parts:
     class Confused(TlsPipe):
@@ -260,6 +270,7 @@ def answers_unknown_protocols_wrongly(parts: Parts) -> Parts:
     "a certificate that was replaced is not taken on by a reload",
     breaks="TLS-15",
     consequences="TLS-05 IMP-08 EXP-12 IMP-11",
+    services=MAIL_AND_WEB,
 )
 def never_reads_its_certificate_again(parts: Parts) -> Parts:
     known: dict[tuple[Path, Path], tuple[bytes, bytes]] = {}
@@ -286,6 +297,7 @@ def _from_memory(chain: bytes, key: bytes, bits: int) -> ssl.SSLContext:
     "takes-early-data",
     "tickets allow data to be sent before the handshake is done, which somebody else may send again",
     breaks="TLS-16",
+    services=MAIL_AND_WEB,
 )
 def takes_early_data(parts: Parts) -> Parts:
     import _ssl
@@ -306,6 +318,7 @@ def takes_early_data(parts: Parts) -> Parts:
     "explicit TLS agrees to 128 bits, implicit TLS does not",
     breaks="TLS-17",
     consequences="TLS-03 TLS-04",
+    services=MAIL_AND_WEB,
 )
 def weaker_after_an_upgrade(parts: Parts) -> Parts:
     weak: dict[int, ssl.SSLContext] = {}
