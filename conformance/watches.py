@@ -156,10 +156,13 @@ def _in_idle_with_mail(watcher: Watcher) -> None:
 
 
 def _trickle(watcher: Watcher) -> None:
-    """One octet after another of a line that never ends, each well within the time-out."""
+    """One octet after another of a line or a content that never ends, each well within the time-out."""
     visit = watcher.enter()
     idle_timeout = float(watcher.endpoint.settings["idle_timeout"]) / watcher.endpoint.site.ready.clock_rate
-    watcher.endpoint.dialect.begin(visit.wire)
+    if watcher.stage is None:
+        watcher.endpoint.dialect.begin(visit.wire)
+    else:
+        watcher.endpoint.dialect.stages[watcher.stage].enter(visit.wire, watcher.endpoint.credentials)
     anchor = visit.wire.last_sent_at
     while watcher.time_left(anchor) > 0:
         try:
@@ -347,6 +350,9 @@ WATCHES: Mapping[str, Watch] = {
     "long": Watch("idle for a while, with a long time-out", "general", _long_look, BEFORE),
     "restart": Watch("stopped and started again", "restarted", _restart, BEFORE, alone=True),
     "trickle": Watch("a request that comes octet by octet and never ends", "brief", _trickle, Clock.TRICKLE),
+    "trickling_content": Watch(
+        "a content that comes octet by octet and never ends", "brief", _trickle, Clock.TRICKLE, "in_body"
+    ),
     "alone": Watch("idle on a server without other traffic", "quiet", _in_stage, None, "after_command"),
     "refill": Watch("the limit filled by idle clients", "idle_and_full", _refill, BEFORE, exclusive=True),
     "refill_stuck": Watch(

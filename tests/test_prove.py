@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from conformance.check import Check
+from conformance.check import Check, all_checks
 from conformance.drivers.warm import Warm
+from conformance.suite import Selection, Suite
 from reference_server.faults.ledger import FAULTS, Fault
 from tests import proof as judge
 from tests.proof import Proof, ledger, unproved
@@ -256,6 +258,15 @@ def test_all_that_a_fault_breaks_is_run_wherever_the_defect_is(every: dict[str, 
         rows = set(fault.breaks)
         wanted = {id_ for id_ in every if id_.split("/")[0] in rows and id_.split("/")[1] in fault.services}
         assert wanted <= set(chosen(fault, every)), fault.name
+
+
+def test_a_result_is_that_of_one_check_only() -> None:
+    suite = Suite.create("reference", None, Selection())
+    try:
+        checks = Counter(case.id for check in all_checks() for case in suite.cases(check))
+    finally:
+        suite.close()
+    assert [id_ for id_, count in checks.items() if count > 1] == []
 
 
 def test_a_decoy_is_run_against_all_that_it_tempts(every: dict[str, Check]) -> None:

@@ -13,7 +13,6 @@ from conformance.checks.test_refusals import FIRST_WORDS, surplus
 from conformance.dialects import NotServed
 from conformance.dialects.dialect import Malformed
 from conformance.dialects.http import (
-    REFUSALS,
     LoginRequest,
     Response,
     cookies,
@@ -25,7 +24,6 @@ from conformance.dialects.http import (
     request,
     send_login,
 )
-from conformance.scenarios import CLIENT, DENIED_CLIENT
 from conformance.visit import Door, Endpoint, Form, Refusal, expecting
 from conformance.watch import Seen
 from conformance.wire import Ended, Silent
@@ -209,41 +207,6 @@ def signed_in(secured: Endpoint, jar: dict[str, str]) -> bool:
     with secured.visit() as visit, expecting("an answer to a client with cookies"):
         cookies(visit.wire).update(jar)
         return secured.dialect.is_signed_in(visit.wire, secured.credentials)
-
-
-# -- who a client is -------------------------------------------------------------------------------------------------
-
-#: By which a client could say that it speaks for somebody else (RFC 7239, and what was there before it).
-CLAIMS = (b"X-Forwarded-For: %s", b"Forwarded: for=%s", b"X-Real-IP: %s", b"True-Client-IP: %s", b"X-Client-IP: %s")
-
-
-def answered_who_claims(endpoint: Endpoint, door: Door, source: str, claim: bytes) -> int | None:
-    """The status that a client gets whose first request says that it is somebody else; None for no answer."""
-    try:
-        with endpoint.knock(door, source) as wire:
-            if endpoint.channel is Channel.IMPLICIT:
-                wire.start_tls(endpoint.context(), endpoint.server_name)
-            wire.send(request(b"GET", b"/", claim))
-            return read_response(wire, endpoint.patience).status
-    except (Ended, Silent, Malformed):
-        return None
-
-
-@check("ACL-09", scenario="allowed_only", needs=("restrictions",), channels=FIRST_WORDS, services=WEB)
-def test_no_header_field_makes_somebody_else_of_a_client(endpoint: Endpoint) -> None:
-    """Neither one who is allowed of one who is denied, nor the other way round."""
-    door = endpoint.doors[0]
-    usual = answered_who_claims(endpoint, door, CLIENT, b"X-Listenspec: nothing")
-    if usual is None or usual in REFUSALS:
-        raise Inconclusive(f"a client that is allowed is answered {usual or 'nothing'}")
-    for claim in CLAIMS:
-        as_allowed, as_denied = claim % CLIENT.encode(), claim % DENIED_CLIENT.encode()
-        status = answered_who_claims(endpoint, door, DENIED_CLIENT, as_allowed)
-        if status is not None and status not in REFUSALS and status != 400:
-            raise Mismatch(f"no service for {DENIED_CLIENT}, whatever it claims", f"{status} to {as_allowed!r}")
-        status = answered_who_claims(endpoint, door, CLIENT, as_denied)
-        if status != usual:
-            raise Mismatch(f"{usual} to {CLIENT}, whatever it claims", f"{status or 'no answer'} to {as_denied!r}")
 
 
 # -- clients that are one too many -----------------------------------------------------------------------------------

@@ -27,6 +27,9 @@ Observed = Callable[..., Seen]
 
 CLEAR_START = (Channel.PLAIN, Channel.EXPLICIT)
 FOLLOWS = ("idle_timeout",)
+#: Where HTTP is spoken, and elsewhere.
+WEB = (Service.WEBMAIL, Service.ADMIN)
+OTHERS = tuple(service for service in Service if service not in WEB)
 #: Services that send nothing to a client that has asked nothing.
 SILENT_UNASKED = tuple(service for service in Service if service is not Service.IMAP)
 
@@ -213,14 +216,34 @@ def test_a_client_that_does_not_read_is_cut(observed: Observed, endpoint: Endpoi
     observed("refill_stuck").require()
 
 
-@check("IDL-10", scenario="brief", watches=("trickle",))
+@check("IDL-10", scenario="brief", services=OTHERS, watches=("trickle",))
 def test_a_trickle_is_bounded(observed: Observed, endpoint: Endpoint) -> None:
     """One octet every half time-out, of a line that never ends."""
+    require_bounded(endpoint)
+    require_end(observed("trickle"))
+
+
+@check("IDL-10", scenario="brief", services=WEB, watches=("trickle", "trickling_content"))
+def test_a_head_and_a_content_that_trickle_are_bounded(observed: Observed, endpoint: Endpoint) -> None:
+    """Of the content, too, there is always more to come within half a time-out."""
+    require_bounded(endpoint)
+    require_end(observed("trickle"))
+    try:
+        require_end(observed("trickling_content"))
+    except Mismatch as error:
+        raise Latitude(f"the declared bound is one of heads only: {error}") from None
+
+
+def require_bounded(endpoint: Endpoint) -> None:
+    """It is declared that a request which is never finished comes to an end."""
     if endpoint.declared.timers.trickle is None and Clock.TRICKLE not in endpoint.site.ready.timers.get(
         endpoint.service, {}
     ):
         raise Latitude("no bound is declared for a request that is never finished")
-    seen = observed("trickle")
+
+
+def require_end(seen: Seen) -> None:
+    """A request that is never finished has come to an end."""
     if seen.not_offered is not None:
         raise Latitude("a request that is never finished is declared to be unbounded")
     seen.require_closed()

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from conformance.check import Channel, Inconclusive, Latitude, Mismatch, NotOffered, check
 from conformance.checks.test_limits import require_exactly
+from conformance.dialects.dialect import Malformed
+from conformance.dialects.http import REFUSALS, read_response, request
 from conformance.hello import AES_256, SIGNAL, TLS1_2, client_hello, in_clear
 from conformance.scenarios import CLIENT, DENIED_CLIENT, SECOND_CLIENT, SERVER
 from conformance.visit import Door, Endpoint, Form, Refusal, Visit
@@ -20,6 +22,11 @@ RESTRICTED = ("restrictions",)
 IMPLICIT = (Channel.IMPLICIT,)
 #: How long a denied client is listened to that says something itself (seconds).
 LISTENING = 1.0
+
+#: Where HTTP is spoken.
+WEB = (Service.WEBMAIL, Service.ADMIN)
+#: By which a web client could say that it speaks for somebody else (RFC 7239, and what was there before it).
+CLAIMS = (b"X-Forwarded-For: %s", b"Forwarded: for=%s", b"X-Real-IP: %s", b"True-Client-IP: %s", b"X-Client-IP: %s")
 
 #: How a proxy's introduction of version 2 begins: its signature, and a TCP connection over IPv4.
 PROXY_2_HEAD = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c"
@@ -110,6 +117,8 @@ def test_nobody_is_believed_who_says_that_he_is_somebody_else(endpoint: Endpoint
             raise Mismatch(f"no service for {DENIED_CLIENT}, whatever its {title} line says", "it was served")
     if endpoint.service is Service.SMTP and endpoint.channel is Channel.PLAIN:
         xclient_is_not_believed(endpoint, door)
+    if endpoint.service in WEB and endpoint.channel is not Channel.EXPLICIT:
+        header_fields_are_not_believed(endpoint, door)
     require_allowed(endpoint, door, CLIENT)
 
 
@@ -125,6 +134,33 @@ def xclient_is_not_believed(endpoint: Endpoint, door: Door) -> None:
             raise Mismatch("XCLIENT from anybody to be rejected", repr(reply))
         if not visit.is_alive():
             raise Mismatch("the session to go on after XCLIENT was rejected", "it could no longer act")
+
+
+def answered_who_claims(endpoint: Endpoint, door: Door, source: str, claim: bytes) -> int | None:
+    """The status that a web client gets whose first request says that it is somebody else; None for no answer."""
+    try:
+        with endpoint.knock(door, source) as wire:
+            if endpoint.channel is Channel.IMPLICIT:
+                wire.start_tls(endpoint.context(), endpoint.server_name)
+            wire.send(request(b"GET", b"/", claim))
+            return read_response(wire, endpoint.patience).status
+    except (Ended, Silent, Malformed):
+        return None
+
+
+def header_fields_are_not_believed(endpoint: Endpoint, door: Door) -> None:
+    """Neither does one make an allowed client of one that is denied, nor the other way round."""
+    usual = answered_who_claims(endpoint, door, CLIENT, b"X-Listenspec: nothing")
+    if usual is None or usual in REFUSALS:
+        raise Inconclusive(f"a client that is allowed is answered {usual or 'nothing'}")
+    for field in CLAIMS:
+        as_allowed, as_denied = field % CLIENT.encode(), field % DENIED_CLIENT.encode()
+        status = answered_who_claims(endpoint, door, DENIED_CLIENT, as_allowed)
+        if status is not None and status not in REFUSALS and status != 400:
+            raise Mismatch(f"no service for {DENIED_CLIENT}, whatever it claims", f"{status} to {as_allowed!r}")
+        status = answered_who_claims(endpoint, door, CLIENT, as_denied)
+        if status != usual:
+            raise Mismatch(f"{usual} to {CLIENT}, whatever it claims", f"{status or 'no answer'} to {as_denied!r}")
 
 
 @check("ACL-10", scenario="allowed_only", needs=RESTRICTED)

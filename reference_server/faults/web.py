@@ -14,9 +14,11 @@ from typing import Any, Final
 import h11
 
 from reference_server.connection import Connection
+from reference_server.faults.clocks import with_clock
 from reference_server.faults.ledger import fault, hit
 from reference_server.faults.limits import with_connection
 from reference_server.faults.meddling import Meddler, meddled, with_speakers
+from reference_server.idle import IdleClock
 from reference_server.protocols.http import MAX_HEAD, HttpSession
 from reference_server.server import Parts
 from reference_server.session import Actions, Close, Perform, Policy, Refusal, Security, Send
@@ -395,6 +397,23 @@ def no_clock_between_requests(parts: Parts) -> Parts:
 )
 def no_clock_in_a_content(parts: Parts) -> Parts:
     return _spares(parts, lambda session: session._coming is not None)
+
+
+@fault(
+    "contents-trickle-for-ever",
+    "the content of a request may come octet by octet and take for ever, its head may not",
+    breaks="IDL-10",
+    services=SERVICES,
+)
+def contents_trickle_for_ever(parts: Parts) -> Parts:
+    class PatientClock(IdleClock[Connection]):
+        def owes(self, client: Connection, now: float) -> None:
+            if isinstance(client.session, HttpSession) and client.session._coming is not None:
+                hit()
+            else:
+                super().owes(client, now)
+
+    return with_clock(parts, PatientClock)
 
 
 # -- requests that are cut short ---------------------------------------------------------------------------------------
