@@ -90,7 +90,7 @@ def reload_shuts_the_doors(parts: Parts) -> Parts:
     "reload-keeps-old-ports",
     "a port that is configured no more stays open until the server is started again",
     breaks="LIF-02",
-    consequences="LIF",
+    consequences="LIF IMP-10 IMP-13",
     services=SERVICES,
 )
 def reload_keeps_old_ports(parts: Parts) -> Parts:

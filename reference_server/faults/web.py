@@ -6,8 +6,9 @@ What is wrong with upgrades, passwords and cookies is in ``web_logins``, what is
 from __future__ import annotations
 
 import re
-import socket
+import select
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ from reference_server.settings import Service
 
 WEB: Final = (Service.WEBMAIL, Service.ADMIN)
 SERVICES: Final = ("webmail", "admin")
+#: Milliseconds within which a client has said that it has nothing more to say.
+LATER: Final = 250
 
 
 def speaking(parts: Parts, kind: type[HttpSession]) -> Parts:
@@ -294,19 +297,31 @@ def resets_whoever_is_refused(parts: Parts) -> Parts:
 )
 def hangs_up_at_a_half_close(parts: Parts) -> Parts:
     class Curt(Connection):
+        def _begin_work(self, work: Perform) -> None:
+            if not isinstance(self.session, HttpSession) or not self.session._http.trailing_data[0]:
+                super()._begin_work(work)
+                return
+
+            def slowly() -> Any:
+                # The end comes right behind the last of several requests; it shall not come too late to be seen.
+                self._has_finished(LATER)
+                return work.job()
+
+            super()._begin_work(Perform(slowly, work.done))
+
         def _go_on(self) -> None:
-            if self.engine.name in SERVICES and self._has_finished():
+            if self.engine.name in SERVICES and self._has_finished(0):
                 hit()
                 self.abort()
                 return
             super()._go_on()
 
-        def _has_finished(self) -> bool:
-            try:
-                waiting = self._sock.recv(1 << 16, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            except OSError:
-                return False
-            return waiting == b""
+        def _has_finished(self, within: int) -> bool:
+            waiting = select.poll()
+            with suppress(ValueError, OSError):
+                waiting.register(self._sock, select.POLLRDHUP)
+                return bool(waiting.poll(within))
+            return False
 
     return with_connection(parts, Curt)
 
