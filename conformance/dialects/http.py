@@ -296,10 +296,15 @@ def _form(wire: Wire, credentials: Credentials) -> bytes | None:
     return send_login(wire, filled_in, credentials.how.path)
 
 
+def basic_credentials(credentials: Credentials) -> bytes:
+    """What stands behind ``Basic`` in a field (RFC 7617 2)."""
+    return base64.b64encode(f"{credentials.login}:{credentials.password}".encode())
+
+
 def _basic(wire: Wire, credentials: Credentials) -> bytes | None:
     """By a header field (RFC 7617), on the page that the target says."""
     path = credentials.how.path
-    secret = base64.b64encode(f"{credentials.login}:{credentials.password}".encode())
+    secret = basic_credentials(credentials)
     answer = exchange(wire, b"GET", path.encode(), b"Authorization: Basic " + secret, hides=(secret,))
     return None if _lets_in(answer, path) else answer.line
 
