@@ -15,7 +15,7 @@ from reference_server.faults.meddling import Meddler, meddled
 from reference_server.faults.web import SERVICES, WEB, hearing, instead, speaking
 from reference_server.protocols.http import HttpSession, Response
 from reference_server.server import Parts
-from reference_server.session import Actions, Send
+from reference_server.session import Actions, Close, Send
 
 
 @fault(
@@ -119,3 +119,20 @@ def does_not_say_that_it_is_the_last(parts: Parts) -> Parts:
 def believes_the_coding_and_closes(parts: Parts) -> Parts:
     length = instead(rb"^Content-Length: \d+\r\n", b"Connection: close\r\n")
     return hearing(parts, lambda data: length(data) if b"Transfer-Encoding: chunked\r\n" in data else data)
+
+
+@fault(
+    "turns-claims-down",
+    "a web client that says that it speaks for somebody else is answered with 400",
+    consequences="ACL-09",
+    services=SERVICES,
+)
+def turns_claims_down(parts: Parts) -> Parts:
+    class Strict(Meddler):
+        def hears(self, data: bytes) -> bytes | Actions:
+            if not re.search(rb"\r\n(?:X-)?Forwarded", data):
+                return data
+            hit()
+            return [Send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"), Close()]
+
+    return meddled(parts, Strict, WEB)

@@ -215,6 +215,33 @@ def believes_forwarded_for(parts: Parts) -> Parts:
     return replace(meddled(parts, Credulous, WEB), engine=Late)
 
 
+@fault(
+    "believes-forwarded-for-of-the-denied",
+    "a web client that says that it speaks for a denied address is denied",
+    breaks="ACL-09",
+    services=SERVICES,
+)
+def believes_forwarded_for_of_the_denied(parts: Parts) -> Parts:
+    class Late(Engine):
+        def let_in(self, sock: socket, peer: Peer, *, implicit: bool) -> None:
+            lists[self.name] = self.admission._allow, self.admission._deny
+            super().let_in(sock, peer, implicit=implicit)
+
+    class Credulous(Meddler):
+        def hears(self, data: bytes) -> bytes | Actions:
+            found = _CLAIM.search(data)
+            if found is None or self.service.value not in lists:
+                return data
+            address, (allow, deny) = ip_address(found[1].decode()), lists[self.service.value]
+            if address not in deny and (not allow or address in allow):
+                return data
+            hit()
+            return [Send(http.refusal(Refusal.DENIED)), Close()]
+
+    lists: dict[str, tuple[Ranges, Ranges]] = {}
+    return replace(meddled(parts, Credulous, WEB), engine=Late)
+
+
 # -- passwords and cookies ---------------------------------------------------------------------------------------------
 
 
