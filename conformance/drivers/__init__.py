@@ -15,6 +15,7 @@ _MODULES = {
     "dovecot": "conformance.drivers.dovecot",
     "postfix": "conformance.drivers.postfix",
     "slapd": "conformance.drivers.slapd",
+    "nginx": "conformance.drivers.nginx",
 }
 
 #: What the reference server and its driver import.

@@ -69,12 +69,13 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Somebody who can log in, and the message files that are in the inbox at the start."""
+    """Somebody who can log in, and the message files that are in the inbox at the start; ``admin``: into that too."""
 
     name: str
     password: str
     address: str = ""
     inbox: tuple[Path, ...] = ()
+    admin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,7 @@ def _account(settings: JsonObject, folder: Path) -> Account:
         password=settings["password"],
         address=settings.get("address", ""),
         inbox=tuple(folder / file for file in settings.get("inbox", ())),
+        admin=bool(settings.get("admin", False)),
     )
 
 
