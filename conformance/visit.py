@@ -58,6 +58,8 @@ class Refusal:
     form: Form
     detail: str = ""
     wire: Wire | None = None
+    #: Whether it had its greeting, or the first answer, before that.
+    greeted: bool = False
 
     def __str__(self) -> str:
         return f"{self.form}{f' ({self.detail})' if self.detail else ''}"
@@ -237,13 +239,14 @@ class Endpoint:
     def enter(self, wire: Wire, patience: float | None = None) -> Visit | Refusal:
         """From a TCP connection to a session that is served, if the server will have it."""
         patience = PATIENCE if patience is None else patience
-        shaking_hands = False
+        shaking_hands = greeted = False
         try:
             if self.channel is Channel.IMPLICIT:
                 shaking_hands = True
                 wire.start_tls(self.context(), self.server_name, patience)
                 shaking_hands = False
             self.dialect.greeting(wire, patience)
+            greeted = True
             self._was_greeted(time.monotonic() - wire.connected_at)
             if self.channel is Channel.EXPLICIT:
                 self.upgrade(wire)
@@ -254,10 +257,10 @@ class Endpoint:
         except Ended as end:
             wire.close()
             if end.ending is Ending.RST:
-                return Refusal(Form.RST, end.detail)
+                return Refusal(Form.RST, end.detail, greeted=greeted)
             if shaking_hands and end.ending is Ending.TLS_FAILED:
                 return Refusal(Form.TLS, end.detail)
-            return Refusal(Form.FIN, str(end))
+            return Refusal(Form.FIN, str(end), greeted=greeted)
         except Silent as silence:
             return Refusal(Form.SILENCE, str(silence), wire)
         except Malformed as nonsense:

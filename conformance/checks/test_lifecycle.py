@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from conformance import mail
-from conformance.check import NO_CHANNEL, Channel, Inconclusive, Mismatch, NotAssessable, check
+from conformance.check import NO_CHANNEL, Channel, Inconclusive, Latitude, Mismatch, NotAssessable, check
 from conformance.checks.test_idle import FOLLOWS, Observed
 from conformance.checks.test_limits import require_exactly, require_full
-from conformance.dialects import NotServed, smtp
+from conformance.dialects import NotServed, http, smtp
 from conformance.scenarios import LONG, SERVER
 from conformance.visit import Door, Endpoint, Form, Refusal, Visit, expecting
 from conformance.wire import PATIENCE, Ended, Ending, Silent
@@ -21,6 +21,8 @@ from reference_server.settings import Service
 RELOADED = ("reload",)
 #: Services whose protocol has a word for the end that the server wants (RFC 5321 3.8, 3501 7.1.5, 4511 4.4.1).
 WITH_FAREWELL = (Service.SMTP, Service.IMAP, Service.LDAP)
+#: RFC 9112 9.5: who is between two requests may be left at any time, and whoever has an answer has been served.
+BETWEEN_REQUESTS = (Service.WEBMAIL, Service.ADMIN)
 #: So long a connection may hear nothing that was accepted although the server is about to stop (seconds).
 HEARD_WITHIN = 1.0
 #: How soon after the signal a server must have turned to its listeners (seconds).
@@ -88,17 +90,21 @@ class Knocking:
     def _knock(self) -> None:
         while not self._done.wait(0.01) and self.refused is None and self.times < 500:
             outcome = self._endpoint.attempt()
-            if isinstance(outcome, Refusal):
-                self.refused = outcome
-            else:
-                self.times += 1
+            if isinstance(outcome, Visit):
                 outcome.close()
+            elif not (outcome.greeted and self._endpoint.service in BETWEEN_REQUESTS):
+                self.refused = outcome
+                return
+            self.times += 1
 
 
 @check("LIF-01", scenario="living", channels=NO_CHANNEL, needs=RELOADED)
 def test_a_reload_disturbs_nobody(endpoint: Endpoint) -> None:
-    """Sessions in every channel, a message under way, and clients that connect meanwhile."""
+    """Sessions in every channel, a message or request under way, and clients that connect meanwhile."""
     plain = endpoint.through(Channel.PLAIN)
+    asking = guests(endpoint) if endpoint.service in BETWEEN_REQUESTS else []
+    for visit in asking:
+        endpoint.dialect.begin(visit.wire)
     visits = guests(endpoint)
     under_way = mail.begun(plain, endpoint.credentials) if endpoint.service is Service.SMTP else None
     if under_way is not None:
@@ -109,12 +115,23 @@ def test_a_reload_disturbs_nobody(endpoint: Endpoint) -> None:
                 pass
     if knocking.refused is not None:
         raise Mismatch("clients that connect during a reload to be served", str(knocking.refused))
-    for visit in visits:
-        if not visit.is_alive():
-            raise Mismatch(f"a session ({visit.endpoint.channel}) to outlive a reload", "it could no longer act")
-        visit.goodbye()
+    for visit in asking:
+        with expecting(f"a request ({visit.endpoint.channel}) that was under way to be answered after the reload"):
+            http.finish(visit.wire)
+        visit.close()
     if under_way is not None:
         finish(under_way)
+    if [visit for visit in visits if not survives(visit)]:
+        raise Latitude("connections between two requests are closed, as RFC 9112 9.5 allows")
+
+
+def survives(visit: Visit) -> bool:
+    """Whether a session can still act; False for one that could be ended at any time.  Raises :class:`Mismatch`."""
+    alive = visit.is_alive()
+    if not alive and visit.endpoint.service not in BETWEEN_REQUESTS:
+        raise Mismatch(f"a session ({visit.endpoint.channel}) to outlive a reload", "it could no longer act")
+    visit.goodbye()
+    return alive
 
 
 def finish(visit: Visit) -> None:

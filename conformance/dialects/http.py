@@ -251,6 +251,15 @@ def _settle(wire: Wire, patience: float) -> None:
         read_response(wire, patience)
 
 
+_BEGUN, _REST = b"HEAD / HT", b"TP/1.1\r\n" + HOST + b"\r\n"
+
+
+def finish(wire: Wire) -> Response:
+    """The rest of a request that was begun (:meth:`HTTP.begin`), and its response."""
+    wire.send(_REST)
+    return read_response(wire, of_head=True)
+
+
 # -- signing in ------------------------------------------------------------------------------------------------------
 
 
@@ -409,7 +418,7 @@ class HTTP:
         self._served(wire, PATIENCE)
 
     def begin(self, wire: Wire) -> None:
-        wire.send(b"HEAD / HT")
+        wire.send(_BEGUN)
 
     def login(self, wire: Wire, credentials: Credentials) -> None:
         way = _basic if credentials.how.scheme == "basic" else _form

@@ -6,11 +6,13 @@ None of them may be taken for a fault.  ``consequences`` names what each tempts.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import h11
 
 from reference_server.faults.ledger import fault, hit
+from reference_server.faults.lifecycle import ReloadedEngine
 from reference_server.faults.meddling import Meddler, meddled
 from reference_server.faults.web import SERVICES, WEB, hearing, instead, speaking
 from reference_server.protocols.http import HttpSession, Response
@@ -136,3 +138,24 @@ def turns_claims_down(parts: Parts) -> Parts:
             return [Send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"), Close()]
 
     return meddled(parts, Strict, WEB)
+
+
+@fault(
+    "reload-ends-who-asks-nothing",
+    "a reload ends web clients that are between two requests, and no others",
+    consequences="LIF-01 LIF-02 LIM-27 ACL-12 IMP-08 TLS-15",
+    services=SERVICES,
+)
+def reload_ends_who_asks_nothing(parts: Parts) -> Parts:
+    class Leaving(ReloadedEngine):
+        def reloaded(self) -> None:
+            for connection in list(self.connections):
+                session = connection.session
+                if not isinstance(session, HttpSession) or connection.at_work:
+                    continue
+                # RFC 9112 9.5
+                if session._http.their_state is h11.IDLE and not session._http.trailing_data[0]:
+                    hit()
+                    connection.stop()
+
+    return replace(parts, engine=Leaving)
