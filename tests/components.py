@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -48,6 +50,17 @@ def _postfix() -> bool:
     return program("postconf") is not None and os.access("/usr/lib/postfix/sbin/master", os.X_OK)
 
 
+def _nginx_module(name: str) -> bool:
+    binary = program("nginx")
+    if binary is None:
+        return False
+    built = subprocess.run([binary, "-V"], capture_output=True, text=True, check=False).stderr
+    if re.search(rf"--with-{name}(?!\S)", built):
+        return True
+    folder = re.search(r"--modules-path=(\S+)", built)
+    return folder is not None and os.path.exists(f"{folder.group(1)}/ngx_{name}_module.so")
+
+
 def _slapd() -> bool:
     return program("slapd") is not None and program("slapadd") is not None
 
@@ -66,6 +79,9 @@ COMPONENTS: Mapping[str, Component] = {
     "mpop": _program("mpop"),
     "msmtp": _program("msmtp"),
     "mutt": _program("mutt"),
+    "nginx": _program("nginx", "nginx-light"),
+    "nginx-mail": Component(lambda: _nginx_module("mail"), "apt install nginx-light libnginx-mod-mail"),
+    "nginx-stream": Component(lambda: _nginx_module("stream"), "apt install nginx-light libnginx-mod-stream"),
     "openssl": _program("openssl"),
     "postfix": Component(_postfix, "apt install postfix"),
     "prlimit": _program("prlimit", "util-linux"),
