@@ -75,7 +75,10 @@ def _parser() -> argparse.ArgumentParser:
 
     certify = _command(commands, "certify", _certify, "examine a mail server and say whether it conforms", _STATUSES)
     certify.add_argument(
-        "target", nargs="?", metavar="TARGET", help="what to examine: reference (the default), dovecot, postfix, slapd"
+        "target",
+        nargs="?",
+        metavar="TARGET",
+        help="what to examine: reference (the default), dovecot, postfix, slapd, nginx",
     )
     certify.add_argument(
         "--driver", type=_driver, metavar="'CMD ARGS'", help="examine another server, through a driver of your own"
